@@ -1,0 +1,100 @@
+// Package codec turns a call into the bytes of one message and back: the envelope
+// that names the procedure, the deadline and the metadata, and the protobuf
+// message within it.
+//
+// Implementations pass the suite in codectest. docs/protocol.md states the bytes.
+package codec
+
+import (
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/protomicro/micro/runtime/metadata"
+	"github.com/protomicro/micro/runtime/status"
+)
+
+// A Codec is one encoding of requests and responses. It is safe for concurrent
+// use and holds no state of a call.
+//
+// The Append methods write a whole frame behind dst, as append does, and leave dst
+// as it was when they fail. The Parse methods fill in what they are given without
+// keeping anything of what it held; what they return of the frame's bytes aliases
+// it. They accept any input: what is not a frame is an error with the code
+// InvalidArgument, and memory is taken in proportion to the frame only.
+type Codec interface {
+	// Name is the codec's short name: "proto-rpc".
+	Name() string
+	// ContentType names the encoding on the wire: "application/proto-rpc".
+	ContentType() string
+
+	AppendRequest(dst []byte, req *Request, msg proto.Message) ([]byte, error)
+	ParseRequest(frame []byte, req *Request) error
+
+	// AppendResponse writes res with msg, or without when res.Err is not nil.
+	AppendResponse(dst []byte, res *Response, msg proto.Message) ([]byte, error)
+	ParseResponse(frame []byte, res *Response) error
+
+	// Unmarshal decodes the Payload of a request or response into msg, replacing
+	// what msg held.
+	Unmarshal(payload []byte, msg proto.Message) error
+}
+
+// A Request is the envelope of a request.
+type Request struct {
+	Tag
+	// Procedure is "greet.v1.Greeter/Hello".
+	Procedure string
+	// Timeout is the time that remained when the request was sent. Zero means
+	// that there is no deadline; what is left of one that has passed is sent as
+	// the smallest duration there is.
+	Timeout  time.Duration
+	Metadata metadata.MD
+	// Payload is the encoded message, set by ParseRequest.
+	Payload []byte
+}
+
+// A Response is the envelope of a response.
+type Response struct {
+	Tag
+	// Err is the call's outcome; nil means OK. ParseResponse makes it with
+	// [status.Remote].
+	Err      *status.Error
+	Metadata metadata.MD
+	// Payload is the encoded message, set by ParseResponse.
+	Payload []byte
+}
+
+// A Tag is what a response repeats of its request.
+type Tag struct {
+	// Seq numbers the request within its sender.
+	Seq uint64
+	// ID is the id of a request that carries no plain number, in the codec's own
+	// form; otherwise nil.
+	ID []byte
+	// Dialect is the version of the encoding that the peer speaks, for codecs with
+	// more than one; its values are the codec's own.
+	Dialect uint8
+}
+
+// Content types of the encodings that need not be named on the wire: a frame of
+// proto-rpc begins with a byte below 0x20, one of json-rpc with '{', '[' or white
+// space.
+const (
+	ProtoRPC = "application/proto-rpc"
+	JSONRPC  = "application/json-rpc"
+)
+
+// Detect is the content type of a frame that came without one.
+func Detect(frame []byte) string {
+	for _, c := range frame {
+		switch c {
+		case '{', '[':
+			return JSONRPC
+		case ' ', '\t', '\r', '\n':
+			continue
+		}
+		break
+	}
+	return ProtoRPC
+}

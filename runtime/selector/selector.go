@@ -1,0 +1,53 @@
+// Package selector chooses the instance that a call goes to.
+//
+// A [Policy] turns the instances of a service into a [Picker] each time they
+// change; the picker then serves calls without locks on the instances' list.
+package selector
+
+import (
+	"context"
+	"time"
+
+	"github.com/protomicro/micro/runtime/registry"
+	"github.com/protomicro/micro/runtime/rpc"
+	"github.com/protomicro/micro/runtime/status"
+)
+
+// A Policy is a way to choose. It is safe for concurrent use and holds no state of
+// its own: one Policy serves any number of services.
+type Policy interface {
+	// Build makes a picker for instances, which are sorted by ID and not changed
+	// afterwards. prev is the picker that this policy built for the same service
+	// before, or nil; what it knew of instances that are still there is carried
+	// over. prev stays in use until the new picker takes its place.
+	Build(prev Picker, instances []registry.Instance) Picker
+}
+
+// A Picker chooses among a fixed list of instances. It is safe for concurrent use,
+// and Pick never blocks.
+type Picker interface {
+	// Pick chooses an instance for one attempt of a call. The caller calls done
+	// exactly once with the attempt's outcome. The instance is shared: do not
+	// change it. The error is [ErrNoInstances] where there is nothing to choose
+	// from.
+	Pick(ctx context.Context, call Info) (in *registry.Instance, done func(Result), err error)
+}
+
+// Info is what a policy may know of a call.
+type Info struct {
+	Spec *rpc.Spec
+	// Tried are the IDs of the instances that earlier attempts of the call went
+	// to. A policy avoids them while there are others.
+	Tried []string
+}
+
+// A Result is the outcome of one attempt.
+type Result struct {
+	// Err is what the attempt came to; nil is success.
+	Err error
+	// Elapsed is the time from choosing to the outcome.
+	Elapsed time.Duration
+}
+
+// ErrNoInstances is the error of a picker without instances.
+var ErrNoInstances = status.New(status.Unavailable, "no instance to choose from")

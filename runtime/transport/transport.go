@@ -1,0 +1,205 @@
+// Package transport carries messages between a client and the instances of a
+// service. A transport knows nothing of methods or encodings: it moves a body and
+// a few headers to an [Address] and brings the reply back.
+//
+// Implementations pass the suite in transporttest.
+package transport
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/protomicro/micro/runtime/status"
+)
+
+// An Address says where a request goes. It has the form "scheme:rest": the scheme
+// is the transport's, the rest is the transport's own business, such as a NATS
+// subject. An address of the form "service:NAME" stands for any one listener of
+// the service with that name; a transport that has no naming of its own refuses it.
+type Address string
+
+const serviceScheme = "service"
+
+// ServiceAddress is the address of any one instance of the named service.
+func ServiceAddress(service string) Address {
+	return Address(serviceScheme + ":" + service)
+}
+
+// Scheme is the part before the first colon, empty when there is none.
+func (a Address) Scheme() string {
+	scheme, _, ok := strings.Cut(string(a), ":")
+	if !ok {
+		return ""
+	}
+	return scheme
+}
+
+// Rest is the part after the first colon.
+func (a Address) Rest() string {
+	_, rest, _ := strings.Cut(string(a), ":")
+	return rest
+}
+
+// Service is the name in an address that [ServiceAddress] made.
+func (a Address) Service() (name string, ok bool) {
+	return strings.CutPrefix(string(a), serviceScheme+":")
+}
+
+// Header holds facts about a body. Keys are in lower case; a transport maps them
+// to the spelling its protocol has. Most messages have none: a nil Header costs
+// nothing on the wire.
+type Header map[string][]string
+
+// HeaderContentType names the body's encoding where it is not one that the body's
+// first byte tells.
+const HeaderContentType = "content-type"
+
+// Get is the first value of key, which must be in lower case, or "".
+func (h Header) Get(key string) string {
+	if v := h[key]; len(v) > 0 {
+		return v[0]
+	}
+	return ""
+}
+
+// A Message is what crosses the wire.
+type Message struct {
+	Header Header
+	Body   []byte
+}
+
+// A Request is a message as a listener received it.
+type Request struct {
+	Message
+	// Received is when the message arrived, before it waited for a worker: a
+	// deadline given as a remaining duration counts from here.
+	Received time.Time
+}
+
+// ErrNotStarted is in the tree of an error when it is certain that the request
+// reached no handler, so that sending it again, elsewhere, is safe for any method.
+var ErrNotStarted = errors.New("the request reached no handler")
+
+// ErrClosed is in the tree of errors from a transport, connection or listener that
+// is closed.
+var ErrClosed = errors.New("closed")
+
+// A Transport listens and dials. It is safe for concurrent use.
+type Transport interface {
+	// Scheme is the scheme of this transport's addresses.
+	Scheme() string
+	// Listen starts to deliver requests to cfg.Handler and returns once requests
+	// sent by others from then on reach it. ctx bounds the setting up, not the
+	// listener's life.
+	Listen(ctx context.Context, cfg ListenConfig) (Listener, error)
+	// Dial makes a Conn for addr. It is cheap and need not meet the peer:
+	// connections are shared and multiplexed, and what is wrong with the peer is
+	// reported by calls.
+	Dial(ctx context.Context, addr Address) (Conn, error)
+}
+
+// ListenConfig says what a listener serves and how much it takes on.
+type ListenConfig struct {
+	// Instance identifies the listener among all others; its own address is made
+	// of it. It is one word of letters, digits, '-' and '_'. Required.
+	Instance string
+	// Services are the names under which the listener is one of several equal ones.
+	Services []string
+	// Handler takes the requests. Required.
+	Handler Handler
+	// MaxConcurrent bounds the handlers that run at one time; 0 means
+	// [DefaultMaxConcurrent].
+	MaxConcurrent int
+	// MaxQueued bounds the requests that wait for a handler; 0 means
+	// [DefaultMaxQueued], a negative number means that none waits. One more is
+	// refused with ResourceExhausted and [ErrNotStarted].
+	MaxQueued int
+}
+
+// Defaults of a [ListenConfig].
+const (
+	DefaultMaxConcurrent = 1024
+	DefaultMaxQueued     = 4096
+)
+
+// WithDefaults is cfg with its zero limits replaced, or an error that names the
+// field at fault. It is for implementations of [Transport].
+func (cfg ListenConfig) WithDefaults() (ListenConfig, error) {
+	if cfg.Handler == nil {
+		return cfg, errors.New("listen: no Handler")
+	}
+	if !validInstance(cfg.Instance) {
+		return cfg, status.Errorf(status.InvalidArgument,
+			"listen: instance %q is not one word of letters, digits, '-' and '_'", cfg.Instance)
+	}
+	switch {
+	case cfg.MaxConcurrent == 0:
+		cfg.MaxConcurrent = DefaultMaxConcurrent
+	case cfg.MaxConcurrent < 0:
+		return cfg, status.Errorf(status.InvalidArgument, "listen: MaxConcurrent is %d", cfg.MaxConcurrent)
+	}
+	switch {
+	case cfg.MaxQueued == 0:
+		cfg.MaxQueued = DefaultMaxQueued
+	case cfg.MaxQueued < 0:
+		cfg.MaxQueued = 0
+	}
+	return cfg, nil
+}
+
+func validInstance(s string) bool {
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_') {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 128
+}
+
+// A Handler takes requests, each on a goroutine that is not the transport's
+// reader. It must call exactly one method of reply, once, before it returns.
+type Handler interface {
+	// ServeCall handles one request. ctx ends when the caller gives up, where the
+	// transport can tell, and when the listener's shutdown runs out of time. The
+	// request's memory is the handler's to keep.
+	ServeCall(ctx context.Context, req *Request, reply Replier)
+}
+
+// A Replier sends the one answer to a request. It is valid until ServeCall
+// returns.
+type Replier interface {
+	// Reply sends m and does not keep m.Body. When the message is larger than the
+	// transport carries, nothing is sent, the error has the code
+	// ResourceExhausted, and a smaller reply may be sent in its place.
+	Reply(m Message) error
+	// Reject answers that no handler ran. The caller gets code and message as an
+	// error that is [ErrNotStarted] as well.
+	Reject(code status.Code, message string) error
+}
+
+// A Listener is a running server of one transport.
+type Listener interface {
+	// Address is this listener's own, to be put into a registry.
+	Address() Address
+	// Shutdown stops taking requests, lets those that were taken finish and
+	// returns nil when the last one has. When ctx ends first, it ends the
+	// handlers' contexts and returns ctx's error without waiting for them. Every
+	// request that reached the listener is answered or refused. Further calls
+	// wait for the same end.
+	Shutdown(ctx context.Context) error
+}
+
+// A Conn sends requests to one address. It is safe for concurrent use.
+type Conn interface {
+	// Call sends req and waits for its reply or the end of ctx; when ctx ends, the
+	// handler's context is ended too, where the transport can. It does not keep
+	// req.Body. Errors are a [*status.Error]: Unavailable where nobody listens at
+	// the address or the connection is lost, ResourceExhausted where the message
+	// is too large, with [ErrNotStarted] in the tree where that is certain.
+	Call(ctx context.Context, req Message) (Message, error)
+	// Close frees what belongs to this Conn alone. Calls under way still finish.
+	Close() error
+}
