@@ -39,7 +39,14 @@ type Info struct {
 	// Tried are the IDs of the instances that earlier attempts of the call went
 	// to. A policy avoids them while there are others.
 	Tried []string
+	// Filter narrows the choice for this call; nil allows every instance. Unlike
+	// Tried it is binding: where it allows none, there is nothing to choose from.
+	Filter Filter
 }
+
+// A Filter says whether a call may go to an instance. It is safe for concurrent
+// use, quick, and does not change the instance.
+type Filter func(in *registry.Instance) bool
 
 // A Result is the outcome of one attempt.
 type Result struct {
