@@ -52,8 +52,10 @@ func Errorf(code Code, format string, args ...any) *Error {
 	return e
 }
 
-// Remote is an error as it was received from a peer. [Error.Remote] tells it from
-// one made here. It keeps the details as they are; it does not copy them.
+// Remote is an error that a call to another service came to: received from the
+// peer, or met by the client on the way. [Error.Remote] tells it from one that this
+// program means for its own caller. It keeps the details as they are; it does not
+// copy them.
 func Remote(code Code, message string, details []*anypb.Any) *Error {
 	e := New(code, message)
 	e.details = details
@@ -94,7 +96,7 @@ func (e *Error) Message() string { return e.message }
 // error's own: do not change it. Use [Detail] to get one as its type.
 func (e *Error) Details() []*anypb.Any { return e.details }
 
-// Remote reports whether the error was received from a peer.
+// Remote reports whether the error is what a call to another service came to.
 func (e *Error) Remote() bool { return e.remote }
 
 // Error is the code and the message: "not_found: no order 17".
@@ -157,9 +159,9 @@ func From(err error) *Error {
 }
 
 // FromHandler is what the caller may see of an error that a handler returned: the
-// first [*Error] made in this process as it is; any other error as its bare code
-// without text. An [*Error] received from a peer becomes a bare Unknown. It is nil
-// for nil.
+// first [*Error] in its tree as it is; any other error as its bare code without
+// text. An [*Error] that is [Error.Remote] becomes a bare Unknown: its code and text
+// speak about another call. It is nil for nil.
 func FromHandler(err error) *Error {
 	if err == nil {
 		return nil

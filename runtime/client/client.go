@@ -1,0 +1,153 @@
+// Package client makes calls: it finds the instances of a service, chooses one,
+// sends the request and decodes the response.
+//
+// Programs make calls with generated code, such as NewGreeterClient, over one
+// [Client] that all of them share.
+package client
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/protomicro/micro/runtime/codec"
+	"github.com/protomicro/micro/runtime/codec/protorpc"
+	"github.com/protomicro/micro/runtime/metadata"
+	"github.com/protomicro/micro/runtime/registry"
+	"github.com/protomicro/micro/runtime/rpc"
+	"github.com/protomicro/micro/runtime/selector"
+	"github.com/protomicro/micro/runtime/status"
+	"github.com/protomicro/micro/runtime/transport"
+)
+
+// Defaults of a [Config].
+const (
+	DefaultTimeout     = 10 * time.Second
+	DefaultMaxAttempts = 3
+)
+
+// Config says how a client finds, chooses and calls instances.
+type Config struct {
+	// Transport carries the calls. Required. It stays the caller's to close, after
+	// the client.
+	Transport transport.Transport
+	// Registry is where instances are found. Default: none; calls then go to the
+	// service by its name, and the transport chooses the instance.
+	Registry registry.Registry
+	// Policy chooses among the instances found. Default: round robin.
+	Policy selector.Policy
+	// Filter narrows the instances for every call. Default: all of them.
+	Filter selector.Filter
+	// Codec is the encoding of requests. Default: proto-rpc.
+	Codec codec.Codec
+	// Timeout bounds a call whose context has no deadline, and with it all the
+	// call's attempts. Default: [DefaultTimeout]; a negative value means no bound.
+	Timeout time.Duration
+	// MaxAttempts bounds how often one call is sent. It is sent again, to another
+	// instance, only where it is certain that no handler was started. Default:
+	// [DefaultMaxAttempts].
+	MaxAttempts int
+	// Interceptors run around every call, the first one outermost.
+	Interceptors []Interceptor
+}
+
+// A Client makes calls. It is safe for concurrent use; a program needs one for
+// each transport.
+type Client struct {
+	cfg    Config
+	invoke Invoker
+	seq    atomic.Uint64
+
+	ctx  context.Context // ends with Close
+	stop context.CancelFunc
+
+	mu      sync.Mutex
+	closed  bool
+	routes  sync.Map // of route, by service; stored under mu
+	running sync.WaitGroup
+}
+
+// New makes a client. Close it to free what it watches.
+func New(cfg Config) (*Client, error) {
+	if cfg.Transport == nil {
+		return nil, errors.New("client: Config.Transport is nil (give it memory.New or nats.New)")
+	}
+	if cfg.Policy == nil {
+		cfg.Policy = selector.RoundRobin()
+	}
+	if cfg.Filter != nil {
+		cfg.Policy = selector.Filtered(cfg.Policy, cfg.Filter)
+	}
+	if cfg.Codec == nil {
+		cfg.Codec = protorpc.New()
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = DefaultTimeout
+	}
+	if cfg.MaxAttempts <= 0 {
+		cfg.MaxAttempts = DefaultMaxAttempts
+	}
+	c := &Client{cfg: cfg}
+	c.ctx, c.stop = context.WithCancel(context.Background())
+	c.invoke = chain(cfg.Interceptors, c.send)
+	return c, nil
+}
+
+// Close ends the watches of the registry and the connections of this client, and
+// waits for their goroutines. Calls under way still finish; later ones fail with
+// Unavailable. The transport and the registry stay open.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.stop()
+	c.running.Wait()
+	return nil
+}
+
+// Call sends req to a method and decodes its answer into res. Generated code calls
+// it. An error is a [*status.Error] with Remote true: it speaks about this call, so
+// a handler that returns it does not pass its text on.
+//
+// req is read until Call returns; res may have been changed when it fails.
+func (c *Client) Call(ctx context.Context, spec *rpc.Spec, req, res proto.Message, opts ...CallOption) error {
+	call := &Call{Spec: spec, Request: req, Response: res, Metadata: metadata.Outgoing(ctx)}
+	for _, opt := range opts {
+		opt(call)
+	}
+	if call.codec == nil {
+		call.codec = c.cfg.Codec
+	}
+	timeout := call.timeout
+	if timeout == 0 {
+		if _, ok := ctx.Deadline(); !ok {
+			timeout = c.cfg.Timeout
+		}
+	}
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	err := c.invoke(ctx, call)
+	if call.responseMetadata != nil {
+		*call.responseMetadata = call.ResponseMetadata
+	}
+	if err != nil {
+		return outcome(err)
+	}
+	return nil
+}
+
+// outcome marks err as what a call came to.
+func outcome(err error) error {
+	e := status.From(err)
+	if e.Remote() {
+		return e
+	}
+	return status.Remote(e.Code(), e.Message(), e.Details()).WithCause(err)
+}

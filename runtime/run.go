@@ -1,0 +1,182 @@
+package micro
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/signal"
+
+	"github.com/protomicro/micro/runtime/registry"
+)
+
+// Run starts the service, serves until ctx ends or a signal comes, and stops:
+//
+//	BeforeStart, listen, register, AfterStart
+//	BeforeStop, deregister, stop taking calls and wait for those that run,
+//	close the client, AfterStop
+//
+// The service leaves the registry before it stops taking calls, and a call that
+// still arrives in between is served, or refused as not started, so that a client
+// loses none. Where a step of the start fails, or ctx ends before it, those before
+// it are undone in reverse and Run returns what failed. Otherwise it returns nil,
+// or what went wrong while stopping; the remaining steps of the stop are taken all
+// the same.
+func (s *Service) Run(ctx context.Context) error {
+	s.mu.Lock()
+	if s.started {
+		s.mu.Unlock()
+		return errors.New("micro: the service has run before (make a new one)")
+	}
+	s.started = true
+	s.mu.Unlock()
+
+	release := func() {}
+	if len(s.cfg.Signals) > 0 { // none would stand for all
+		ctx, release = signal.NotifyContext(ctx, s.cfg.Signals...)
+	}
+
+	var undo undoStack
+	err := s.start(ctx, &undo)
+	if err == nil {
+		s.wait(ctx)
+	}
+	release() // a second signal is not ours
+
+	// ctx has ended: its values still hold, and stopping has time of its own.
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.StopTimeout)
+	defer cancel()
+	return errors.Join(err, undo.run(stopping))
+}
+
+// wait returns when the service is to stop.
+func (s *Service) wait(ctx context.Context) {
+	var served <-chan struct{}
+	if s.once != nil {
+		served = s.once.served
+	}
+	select {
+	case <-ctx.Done():
+	case <-served:
+	}
+}
+
+// start takes the steps of the start, and puts on undo what ends each of them.
+func (s *Service) start(ctx context.Context, undo *undoStack) error {
+	undo.push("AfterStop", func(ctx context.Context) error { return stopHooks(ctx, s.cfg.AfterStop) })
+	undo.push("close the client", func(context.Context) error { return s.client.Close() })
+	if err := startHooks(ctx, "BeforeStart", s.cfg.BeforeStart); err != nil {
+		return err
+	}
+
+	if err := s.server.Start(ctx); err != nil {
+		return fmt.Errorf("micro: start: %w", err)
+	}
+	undo.push("stop", s.server.Shutdown)
+
+	undo.push("deregister", s.deregister)
+	if err := s.register(ctx); err != nil {
+		return fmt.Errorf("micro: start: %w", err)
+	}
+
+	undo.push("BeforeStop", func(ctx context.Context) error {
+		s.setRunning(false)
+		return stopHooks(ctx, s.cfg.BeforeStop)
+	})
+	if err := startHooks(ctx, "AfterStart", s.cfg.AfterStart); err != nil {
+		return err
+	}
+	s.setRunning(true)
+	return nil
+}
+
+func (s *Service) setRunning(running bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running = running
+}
+
+// register puts every service of the server into the registry.
+func (s *Service) register(ctx context.Context) error {
+	if s.cfg.Registry == nil {
+		return nil
+	}
+	for _, service := range s.server.Services() {
+		r, err := s.cfg.Registry.Register(ctx, registry.Instance{
+			Service:   service,
+			ID:        s.server.ID(),
+			Version:   s.cfg.Version,
+			Metadata:  s.cfg.Metadata,
+			Addresses: []string{string(s.server.Address())},
+		})
+		if err != nil {
+			return fmt.Errorf("register %s: %w", service, err)
+		}
+		s.mu.Lock()
+		s.registrations = append(s.registrations, registration{service, r})
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// deregister takes all services out, those after one that cannot be as well.
+func (s *Service) deregister(ctx context.Context) error {
+	s.mu.Lock()
+	registrations := s.registrations
+	s.registrations = nil
+	s.mu.Unlock()
+	var errs []error
+	for _, r := range registrations {
+		if err := r.Close(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", r.service, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// startHooks runs hs in their order up to the first that fails.
+func startHooks(ctx context.Context, kind string, hs []Hook) error {
+	for i, h := range hs {
+		if ctx.Err() != nil {
+			return fmt.Errorf("micro: %s hook %d was not begun: %w", kind, i, context.Cause(ctx))
+		}
+		if err := h(ctx); err != nil {
+			return fmt.Errorf("micro: %s hook %d: %w", kind, i, err)
+		}
+	}
+	return nil
+}
+
+// stopHooks runs all of hs in their order, even when ctx has ended: they free what
+// the program holds.
+func stopHooks(ctx context.Context, hs []Hook) error {
+	var errs []error
+	for i, h := range hs {
+		if err := h(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("hook %d: %w", i, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// An undoStack ends what was started, the last first.
+type undoStack struct{ steps []undoStep }
+
+type undoStep struct {
+	name string
+	do   Hook
+}
+
+func (u *undoStack) push(name string, do Hook) {
+	u.steps = append(u.steps, undoStep{name, do})
+}
+
+// run takes every step, whatever becomes of the others.
+func (u *undoStack) run(ctx context.Context) error {
+	var errs []error
+	for i := len(u.steps) - 1; i >= 0; i-- {
+		if err := u.steps[i].do(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("micro: %s: %w", u.steps[i].name, err))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,174 @@
+// Package micro runs a service: a server for its handlers, a client for its calls
+// to others, its registration for discovery, and the order in which these start
+// and stop.
+package micro
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/protomicro/micro/runtime/client"
+	"github.com/protomicro/micro/runtime/registry"
+	"github.com/protomicro/micro/runtime/server"
+	"github.com/protomicro/micro/runtime/transport"
+	"github.com/protomicro/micro/runtime/transport/memory"
+)
+
+// DefaultStopTimeout bounds how long a service takes to stop.
+const DefaultStopTimeout = 30 * time.Second
+
+// A Hook is a step of a service's start or stop. ctx ends when the start is given
+// up or the time to stop is over.
+type Hook func(ctx context.Context) error
+
+// Config says what a service is and what it is made of.
+type Config struct {
+	// Name is the program's name, the first part of its ID: one word of letters,
+	// digits, '-' and '_'. Required. Clients find a service by its name in the
+	// .proto file, not by this one.
+	Name string
+	// Version is the program's, for clients to select by. Default: none.
+	Version string
+	// ID tells this process from all others. Default: Name and a random word.
+	ID string
+	// Metadata are labels for clients to select by. Default: none.
+	Metadata map[string]string
+
+	// Transport carries the calls in both directions. Default: a memory transport
+	// of this service's own. It stays the caller's to close, after Run.
+	Transport transport.Transport
+	// Registry is where the service is registered and finds others. Default: none;
+	// the transport's own addressing by name is used. It stays the caller's to
+	// close, after Run.
+	Registry registry.Registry
+	// Server and Client are settings of the two. Transport, Registry, ID and Logger
+	// are taken from here where they are not set there.
+	Server server.Config
+	Client client.Config
+
+	// Once makes Run serve one call and stop. Calls that come after the first are
+	// refused as not started, so that clients take them to another instance.
+	Once bool
+
+	// BeforeStart hooks run first, AfterStart hooks when the service is registered,
+	// BeforeStop hooks before it is deregistered and AfterStop hooks last; each
+	// kind in its order. The AfterStop hooks run whenever a BeforeStart hook was
+	// begun, the BeforeStop hooks whenever an AfterStart hook was.
+	BeforeStart, AfterStart, BeforeStop, AfterStop []Hook
+
+	// StopTimeout bounds stopping as a whole: when it is over, calls still running
+	// are cancelled. Default: [DefaultStopTimeout].
+	StopTimeout time.Duration
+	// Signals stop a running service. Default: SIGINT and SIGTERM; an empty list
+	// that is not nil means none. A second signal has its usual effect.
+	Signals []os.Signal
+	// Logger gets what no caller is told. Default: [slog.Default].
+	Logger *slog.Logger
+}
+
+// A Service is one process's share of any number of proto services. It runs once.
+// It is safe for concurrent use.
+type Service struct {
+	cfg    Config
+	server *server.Server
+	client *client.Client
+	once   *oneCall // nil unless cfg.Once
+
+	mu            sync.Mutex
+	started       bool
+	running       bool // between the last step of the start and the first of the stop
+	registrations []registration
+}
+
+type registration struct {
+	service string
+	registry.Registration
+}
+
+// New makes a service. It does nothing before [Service.Run].
+func New(cfg Config) (*Service, error) {
+	if cfg.Name == "" {
+		return nil, errors.New("micro: Config.Name is empty (give the program's name)")
+	}
+	if cfg.ID == "" {
+		cfg.ID = cfg.Name + "-" + strings.ToLower(rand.Text()[:10])
+	}
+	if cfg.Transport == nil {
+		cfg.Transport = memory.New(memory.Config{})
+	}
+	if cfg.StopTimeout <= 0 {
+		cfg.StopTimeout = DefaultStopTimeout
+	}
+	if cfg.Signals == nil {
+		cfg.Signals = []os.Signal{os.Interrupt, syscall.SIGTERM}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	s := &Service{cfg: cfg}
+
+	sc := cfg.Server
+	if sc.Transport == nil {
+		sc.Transport = cfg.Transport
+	}
+	if sc.ID == "" {
+		sc.ID = cfg.ID
+	}
+	if sc.Logger == nil {
+		sc.Logger = cfg.Logger
+	}
+	if cfg.Once {
+		s.once = newOneCall()
+		sc.Interceptors = append([]server.Interceptor{s.once.intercept}, sc.Interceptors...)
+	}
+	var err error
+	if s.server, err = server.New(sc); err != nil {
+		return nil, err
+	}
+
+	cc := cfg.Client
+	if cc.Transport == nil {
+		cc.Transport = cfg.Transport
+	}
+	if cc.Registry == nil {
+		cc.Registry = cfg.Registry
+	}
+	if s.client, err = client.New(cc); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Server is where handlers are registered, before Run.
+func (s *Service) Server() *server.Server { return s.server }
+
+// Client makes calls to other services. It can be used before Run and is closed
+// when Run returns.
+func (s *Service) Client() *client.Client { return s.client }
+
+// ID tells this process from all others.
+func (s *Service) ID() string { return s.server.ID() }
+
+// Ready is nil while the service runs and all its registrations stand, and
+// otherwise says what is missing. It is for probes and never blocks.
+func (s *Service) Ready() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.running {
+		return errors.New("micro: the service is not running")
+	}
+	for _, r := range s.registrations {
+		if state := r.State(); !state.Registered {
+			return fmt.Errorf("micro: %s is not registered: %w", r.service, state.LastError)
+		}
+	}
+	return nil
+}
