@@ -2,8 +2,6 @@ module github.com/protomicro/micro
 
 go 1.26.0
 
-tool github.com/golang/protobuf/protoc-gen-go
-
 require google.golang.org/protobuf v1.36.12
 
 require (
@@ -36,3 +34,5 @@ require (
 	go.etcd.io/etcd/client/v3 v3.7.3
 	go.uber.org/goleak v1.3.0
 )
+
+tool google.golang.org/protobuf/cmd/protoc-gen-go
