@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if ! command -v protoc >/dev/null; then
-	echo "generate-check: protoc is not installed (apt-get install protobuf-compiler)" >&2
+	echo "generate-check: protoc is not installed (Debian: apt-get install protobuf-compiler libprotobuf-dev)" >&2
 	exit 1
 fi
 
