@@ -69,11 +69,13 @@ func WithAddress(addr transport.Address) CallOption {
 // Given more than once, all must allow an instance. It needs a registry.
 func WithFilter(f selector.Filter) CallOption {
 	return func(c *Call) {
-		if before := c.filter; before != nil {
+		before := c.filter
+		switch {
+		case before == nil:
+			c.filter = f
+		case f != nil:
 			c.filter = func(in *registry.Instance) bool { return before(in) && f(in) }
-			return
 		}
-		c.filter = f
 	}
 }
 

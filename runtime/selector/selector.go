@@ -56,5 +56,6 @@ type Result struct {
 	Elapsed time.Duration
 }
 
-// ErrNoInstances is the error of a picker without instances.
+// ErrNoInstances is the error of a picker without instances. Where there are some and
+// a filter allows none of them, the error says that and has this one in its tree.
 var ErrNoInstances = status.New(status.Unavailable, "no instance to choose from")

@@ -43,7 +43,7 @@ func New(code Code, message string) *Error {
 func Errorf(code Code, format string, args ...any) *Error {
 	formatted := fmt.Errorf(format, args...)
 	e := New(code, formatted.Error())
-	switch u := formatted.(type) {
+	switch u := formatted.(type) { //nolint:errorlint // its own wrapping and no deeper
 	case interface{ Unwrap() error }:
 		e.cause = u.Unwrap()
 	case interface{ Unwrap() []error }:
