@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/protomicro/micro/runtime/codec"
+	"github.com/protomicro/micro/runtime/internal/callctx"
 	"github.com/protomicro/micro/runtime/metadata"
 	"github.com/protomicro/micro/runtime/rpc"
 	"github.com/protomicro/micro/runtime/status"
@@ -59,6 +60,7 @@ type method struct {
 // A unaryCall is the state of one unary call. It is not pooled: a handler may have
 // left goroutines behind that hold its context, and with it the metadata.
 type unaryCall struct {
+	ctx      callctx.Context
 	method   *method
 	codec    codec.Codec
 	req      codec.Request

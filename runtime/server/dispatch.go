@@ -48,7 +48,6 @@ func (d *dispatcher) ServeCall(ctx context.Context, req *transport.Request, repl
 		return
 	}
 
-	ctx = metadata.WithExchange(ctx, &call.exchange)
 	var deadline time.Time
 	switch {
 	case call.req.Timeout > 0:
@@ -56,11 +55,9 @@ func (d *dispatcher) ServeCall(ctx context.Context, req *transport.Request, repl
 	case d.timeout > 0:
 		deadline = time.Now().Add(d.timeout)
 	}
-	if !deadline.IsZero() {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, deadline)
-		defer cancel()
-	}
+	call.ctx.Init(metadata.WithExchange(ctx, &call.exchange), deadline)
+	defer call.ctx.Cancel(nil)
+	ctx = &call.ctx
 
 	err := d.run(ctx, call)
 	if err == nil && call.answer == nil {
@@ -85,7 +82,8 @@ func (d *dispatcher) ServeCall(ctx context.Context, req *transport.Request, repl
 // admit parses the request and finds its method.
 func (d *dispatcher) admit(call *unaryCall, req *transport.Request) *status.Error {
 	if err := call.codec.ParseRequest(req.Body, &call.req); err != nil {
-		return status.FromHandler(err)
+		e := status.From(err)
+		return status.Errorf(e.Code(), "malformed %s request: %s", call.codec.Name(), e.Message())
 	}
 	m := d.methods[call.req.Procedure]
 	if m == nil {

@@ -1,0 +1,112 @@
+// Package callctx has a context for one call that costs neither a timer nor a
+// channel until somebody waits for its end, which most handlers never do.
+package callctx
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// A Context is a [context.Context] that ends with its parent, at its deadline, or
+// by Cancel. It is made by Init and belongs in the struct of its call. It may
+// outlive the call, so that struct is not used again.
+type Context struct {
+	parent   context.Context
+	deadline time.Time
+
+	mu     sync.Mutex
+	ended  bool // by Cancel
+	cause  error
+	inner  context.Context // made by the first Done, and asked for everything then
+	cancel context.CancelCauseFunc
+}
+
+var _ context.Context = (*Context)(nil)
+
+// Init sets the parent and the deadline, zero for none of its own. It comes before
+// everything else.
+func (c *Context) Init(parent context.Context, deadline time.Time) {
+	c.parent, c.deadline = parent, deadline
+}
+
+// Cancel ends c, if it has not ended, with [context.Canceled] and a cause, nil for
+// none. Every Context is cancelled when its call is over.
+func (c *Context) Cancel(cause error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return
+	}
+	c.ended, c.cause = true, cause
+	if c.inner != nil {
+		c.cancel(cause)
+	}
+}
+
+// Cause is that of the Cancel that ended c, nil if none did.
+func (c *Context) Cause() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cause
+}
+
+// Deadline implements [context.Context].
+func (c *Context) Deadline() (time.Time, bool) {
+	if d, ok := c.parent.Deadline(); ok && (c.deadline.IsZero() || d.Before(c.deadline)) {
+		return d, true
+	}
+	return c.deadline, !c.deadline.IsZero()
+}
+
+// Done implements [context.Context].
+func (c *Context) Done() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.made().Done()
+}
+
+// made is the inner context, for which c.mu is held.
+func (c *Context) made() context.Context {
+	if c.inner != nil {
+		return c.inner
+	}
+	c.inner, c.cancel = context.WithCancelCause(c.parent)
+	if !c.deadline.IsZero() {
+		cancel := c.cancel
+		inner, stop := context.WithDeadline(c.inner, c.deadline)
+		c.inner, c.cancel = inner, func(cause error) { cancel(cause); stop() }
+	}
+	if c.ended {
+		c.cancel(c.cause)
+	}
+	return c.inner
+}
+
+// Err implements [context.Context].
+func (c *Context) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.inner != nil:
+		return c.inner.Err()
+	case c.ended:
+		return context.Canceled
+	}
+	if c.parent.Err() != nil || !c.deadline.IsZero() && !time.Now().Before(c.deadline) {
+		return c.made().Err() // which stays the same from now on
+	}
+	return nil
+}
+
+// Value implements [context.Context]. Through it package context finds what Done
+// has made, so that contexts derived from c are tied to it as to one of its own.
+func (c *Context) Value(key any) any {
+	c.mu.Lock()
+	inner := c.inner
+	c.mu.Unlock()
+	if inner != nil {
+		return inner.Value(key)
+	}
+	return c.parent.Value(key)
+}
