@@ -20,8 +20,10 @@ import (
 // The Append methods write a whole frame behind dst, as append does, and leave dst
 // as it was when they fail. The Parse methods fill in what they are given without
 // keeping anything of what it held; what they return of the frame's bytes aliases
-// it. They accept any input: what is not a frame is an error with the code
-// InvalidArgument, and memory is taken in proportion to the frame only.
+// it, but for Err, which outlives it. They accept any input: what is not a frame is
+// an error with the code InvalidArgument, and memory is taken in proportion to the
+// frame only. After an error of ParseRequest, the Tag is that of the request as far
+// as it could be read, and is good for the answer.
 type Codec interface {
 	// Name is the codec's short name: "proto-rpc".
 	Name() string
@@ -36,7 +38,7 @@ type Codec interface {
 	ParseResponse(frame []byte, res *Response) error
 
 	// Unmarshal decodes the Payload of a request or response into msg, replacing
-	// what msg held.
+	// what msg held. The message shares no memory with payload.
 	Unmarshal(payload []byte, msg proto.Message) error
 }
 
@@ -48,7 +50,10 @@ type Request struct {
 	// Timeout is the time that remained when the request was sent. Zero means
 	// that there is no deadline; what is left of one that has passed is sent as
 	// the smallest duration there is.
-	Timeout  time.Duration
+	Timeout time.Duration
+	// Metadata is bounded by the codec in size; whether its keys and values are
+	// right is for the codec's user to check, with [metadata.MD.Validate], before
+	// it is sent and when it has arrived.
 	Metadata metadata.MD
 	// Payload is the encoded message, set by ParseRequest.
 	Payload []byte
@@ -59,7 +64,8 @@ type Response struct {
 	Tag
 	// Err is the call's outcome; nil means OK. ParseResponse makes it with
 	// [status.Remote].
-	Err      *status.Error
+	Err *status.Error
+	// Metadata is as that of a [Request].
 	Metadata metadata.MD
 	// Payload is the encoded message, set by ParseResponse.
 	Payload []byte

@@ -25,7 +25,7 @@ func WithOutgoing(ctx context.Context, md MD) context.Context {
 // Outgoing is what calls made with ctx send. Do not change it.
 func Outgoing(ctx context.Context) MD {
 	md, _ := ctx.Value(outgoingKey{}).(MD)
-	return md
+	return md.clipped()
 }
 
 // Exchange is the metadata of a call being handled: what came with the request and
@@ -45,7 +45,7 @@ func WithExchange(ctx context.Context, x *Exchange) context.Context {
 // until the handler returns; do not change it.
 func Incoming(ctx context.Context) MD {
 	if x, _ := ctx.Value(incomingKey{}).(*Exchange); x != nil {
-		return x.Request
+		return x.Request.clipped()
 	}
 	return MD{}
 }

@@ -9,7 +9,7 @@ package metadata
 import (
 	"fmt"
 	"iter"
-	"strings"
+	"slices"
 )
 
 // BinarySuffix ends the keys whose values are arbitrary bytes. All other values
@@ -79,7 +79,7 @@ func (md MD) Values(key string) []string {
 
 // Add appends a pair.
 func (md *MD) Add(key, value string) {
-	md.pairs = append(md.pairs, pair{strings.ToLower(key), value})
+	md.pairs = append(md.pairs, pair{lower(key), value})
 }
 
 // Set puts one value in place of all that key has.
@@ -119,6 +119,29 @@ func (md MD) Clone() MD {
 func (md *MD) Reset() {
 	clear(md.pairs)
 	md.pairs = md.pairs[:0]
+}
+
+// lower turns A-Z to lower case and nothing else: outside ASCII there are letters,
+// such as the Kelvin sign, whose lower case is within.
+func lower(key string) string {
+	for i := 0; i < len(key); i++ {
+		if c := key[i]; 'A' <= c && c <= 'Z' {
+			b := []byte(key)
+			for ; i < len(b); i++ {
+				if c := b[i]; 'A' <= c && c <= 'Z' {
+					b[i] = c + 'a' - 'A'
+				}
+			}
+			return string(b)
+		}
+	}
+	return key
+}
+
+// clipped is md without spare capacity, so that what is added to a copy never lands
+// in memory that others share.
+func (md MD) clipped() MD {
+	return MD{pairs: slices.Clip(md.pairs)}
 }
 
 // equalFold compares a key of an MD, which is in lower case, with one that a user

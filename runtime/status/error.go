@@ -101,6 +101,9 @@ func (e *Error) Remote() bool { return e.remote }
 
 // Error is the code and the message: "not_found: no order 17".
 func (e *Error) Error() string {
+	if e == nil {
+		return nilText
+	}
 	if e.message == "" {
 		return e.code.String()
 	}
@@ -111,6 +114,9 @@ func (e *Error) Error() string {
 // for the same: context.Canceled for Canceled, context.DeadlineExceeded for
 // DeadlineExceeded.
 func (e *Error) Is(target error) bool {
+	if e == nil {
+		return false
+	}
 	switch target {
 	case context.Canceled:
 		return e.code == Canceled
@@ -122,7 +128,23 @@ func (e *Error) Is(target error) bool {
 }
 
 // Unwrap is the cause, or nil.
-func (e *Error) Unwrap() error { return e.cause }
+func (e *Error) Unwrap() error {
+	if e == nil {
+		return nil
+	}
+	return e.cause
+}
+
+// nilText is the text of a nil *Error that stands in an error that is not nil: a
+// function's result of type *Error went through a variable of type error. It means
+// nothing that one could rely on, so it is an Unknown like any foreign error.
+const nilText = "a nil *status.Error was returned as an error"
+
+// first is the first *Error in err's tree, but for a nil one.
+func first(err error) (*Error, bool) {
+	e, ok := errors.AsType[*Error](err)
+	return e, ok && e != nil
+}
 
 // CodeOf is the code of any error: OK for nil, the code of the first [*Error] or
 // [Code] in err's tree, the matching code of a context error, Unknown for the rest.
@@ -130,7 +152,7 @@ func CodeOf(err error) Code {
 	if err == nil {
 		return OK
 	}
-	if e, ok := errors.AsType[*Error](err); ok {
+	if e, ok := first(err); ok {
 		return e.code
 	}
 	if c, ok := errors.AsType[Code](err); ok && c != OK {
@@ -152,7 +174,7 @@ func From(err error) *Error {
 	if err == nil {
 		return nil
 	}
-	if e, ok := errors.AsType[*Error](err); ok {
+	if e, ok := first(err); ok {
 		return e
 	}
 	return New(CodeOf(err), err.Error()).WithCause(err)
@@ -166,7 +188,7 @@ func FromHandler(err error) *Error {
 	if err == nil {
 		return nil
 	}
-	if e, ok := errors.AsType[*Error](err); ok {
+	if e, ok := first(err); ok {
 		if !e.remote {
 			return e
 		}
@@ -175,18 +197,29 @@ func FromHandler(err error) *Error {
 	return New(CodeOf(err), "")
 }
 
-// Detail finds the first detail of type M in err's tree of errors.
+// Detail finds the first detail of type M in err's tree of errors, which is searched
+// as [errors.As] does.
 func Detail[M proto.Message](err error) (M, bool) {
 	var zero M
-	e, ok := errors.AsType[*Error](err)
-	if !ok {
-		return zero, false
+	if e, ok := err.(*Error); ok && e != nil { //nolint:errorlint // one step of the search
+		for _, a := range e.details {
+			if a.MessageIs(zero) {
+				m := zero.ProtoReflect().New().Interface()
+				if a.UnmarshalTo(m) == nil {
+					return m.(M), true
+				}
+			}
+		}
 	}
-	for _, a := range e.details {
-		if a.MessageIs(zero) {
-			m := zero.ProtoReflect().New().Interface()
-			if a.UnmarshalTo(m) == nil {
-				return m.(M), true
+	switch u := err.(type) { //nolint:errorlint // the next steps
+	case interface{ Unwrap() error }:
+		if cause := u.Unwrap(); cause != nil {
+			return Detail[M](cause)
+		}
+	case interface{ Unwrap() []error }:
+		for _, cause := range u.Unwrap() {
+			if m, ok := Detail[M](cause); ok {
+				return m, true
 			}
 		}
 	}
