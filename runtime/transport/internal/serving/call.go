@@ -1,0 +1,108 @@
+package serving
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+
+	"github.com/protomicro/micro/runtime/status"
+	"github.com/protomicro/micro/runtime/transport"
+	"github.com/protomicro/micro/runtime/transport/internal/workers"
+)
+
+// A call is one request on its way through a listener. It is the handler's
+// [transport.Replier]. It is not used again: a handler may have left its context
+// with a goroutine that outlives the call.
+type call[K comparable] struct {
+	workers.Task
+	calls  *Calls[K]
+	to     K
+	next   *call[K] // of the same key, in the table
+	req    transport.Request
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	state  atomic.Int32
+}
+
+// States of a call's answer.
+const (
+	open     = iota
+	sending  // by a method of Replier that has not returned
+	answered // or the attempt was the last that makes sense
+	over     // ServeCall has returned
+)
+
+// Run is the call's turn on a worker.
+func (c *call[K]) Run() {
+	defer c.cancel(nil)
+	defer c.calls.table.remove(c)
+	if c.ctx.Err() != nil {
+		c.refuseUnstarted()
+		return
+	}
+	panicked := c.calls.run(c)
+	if !c.state.CompareAndSwap(open, over) {
+		return
+	}
+	r := Refusal{Code: status.Internal, Message: "the handler gave no reply", Started: true}
+	if panicked {
+		r.Message = "the handler panicked"
+	}
+	c.refuse(r)
+}
+
+// refuseUnstarted answers for a call whose context ended while it waited.
+func (c *call[K]) refuseUnstarted() {
+	if errors.Is(context.Cause(c.ctx), errCallerGone) {
+		return // nobody waits for an answer
+	}
+	c.refuse(Refusal{Code: errShutdown.Code(), Message: errShutdown.Message()})
+}
+
+func (c *call[K]) refuse(r Refusal) {
+	if err := c.calls.answer.Refuse(c.to, r); err != nil {
+		c.calls.logger.LogAttrs(c.ctx, slog.LevelWarn, "a call could not be answered",
+			slog.String("instance", c.calls.cfg.Instance),
+			slog.String("answer", r.Message),
+			slog.Any("error", err))
+	}
+}
+
+// Reply implements [transport.Replier].
+func (c *call[K]) Reply(m transport.Message) error {
+	return c.once(func() error { return c.calls.answer.Reply(c.to, m) })
+}
+
+// Reject implements [transport.Replier].
+func (c *call[K]) Reject(code status.Code, message string) error {
+	if code == status.OK || !code.Valid() {
+		code = status.Unknown
+	}
+	if len(message) > MaxRefusalMessage {
+		message = message[:MaxRefusalMessage]
+	}
+	message = strings.ToValidUTF8(message, "")
+	return c.once(func() error {
+		return c.calls.answer.Refuse(c.to, Refusal{Code: code, Message: message})
+	})
+}
+
+// once lets one answer through.
+func (c *call[K]) once(answer func() error) error {
+	if !c.state.CompareAndSwap(open, sending) {
+		if c.state.Load() == over {
+			return status.New(status.Internal, "reply: ServeCall has returned")
+		}
+		return status.New(status.Internal, "reply: the request is answered already")
+	}
+	err := answer()
+	switch status.CodeOf(err) {
+	case status.ResourceExhausted, status.InvalidArgument:
+		c.state.Store(open) // nothing was sent, another message may do
+	default:
+		c.state.Store(answered)
+	}
+	return err
+}

@@ -1,0 +1,158 @@
+// Package serving is the half of a listener that has nothing to do with the wire:
+// it runs the handler for each request, ends its context when the caller gives up,
+// and sees to it that every request is answered once.
+package serving
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"github.com/protomicro/micro/runtime/status"
+	"github.com/protomicro/micro/runtime/transport"
+	"github.com/protomicro/micro/runtime/transport/internal/workers"
+)
+
+// An Answerer sends answers for a transport. K is what the transport calls the
+// place where a caller waits, different for each call.
+type Answerer[K comparable] interface {
+	// Reply sends what the handler answers, as [transport.Replier] says.
+	Reply(to K, m transport.Message) error
+	// Refuse sends an answer that is not the handler's.
+	Refuse(to K, r Refusal) error
+}
+
+// A Refusal is an answer from the transport in place of the handler.
+type Refusal struct {
+	Code    status.Code
+	Message string
+	// Started is whether a handler may have run.
+	Started bool
+}
+
+// MaxRefusalMessage bounds the text of a refusal, so that it always fits a message.
+const MaxRefusalMessage = 1024
+
+// Err is the error that a caller gets.
+func (r Refusal) Err() error {
+	e := status.Remote(r.Code, r.Message, nil)
+	if r.Started {
+		return e
+	}
+	return e.WithCause(transport.ErrNotStarted)
+}
+
+// Causes of the end of a handler's context.
+var (
+	errCallerGone = status.New(status.Canceled, "the caller gave up")
+	errShutdown   = status.New(status.Unavailable, "the listener was shut down")
+)
+
+// Calls are the requests of one listener. It is safe for concurrent use.
+type Calls[K comparable] struct {
+	cfg    transport.ListenConfig
+	answer Answerer[K]
+	logger *slog.Logger
+	pool   *workers.Pool
+	table  table[K]
+}
+
+// New makes the calls of a listener. cfg is complete (see
+// [transport.ListenConfig.WithDefaults]); hash spreads keys evenly.
+func New[K comparable](cfg transport.ListenConfig, hash func(K) uint64, answer Answerer[K], logger *slog.Logger) *Calls[K] {
+	return &Calls[K]{
+		cfg:    cfg,
+		answer: answer,
+		logger: logger,
+		pool:   workers.New(cfg.MaxConcurrent, cfg.MaxQueued),
+		table:  table[K]{hash: hash},
+	}
+}
+
+// Deliver takes a request that has just arrived. It does not wait for the handler.
+// m's memory is the handler's from here on.
+func (cs *Calls[K]) Deliver(to K, m transport.Message) {
+	c := &call[K]{calls: cs, to: to, req: transport.Request{Message: m, Received: time.Now()}}
+	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	if !cs.table.add(c) {
+		c.cancel(errCallerGone)
+		return
+	}
+	err := cs.pool.Submit(c)
+	if err == nil {
+		return
+	}
+	cs.table.remove(c)
+	c.cancel(err)
+	r := Refusal{Code: status.Unavailable, Message: fmt.Sprintf("instance %s is shutting down", cs.cfg.Instance)}
+	if errors.Is(err, workers.ErrFull) {
+		r.Code = status.ResourceExhausted
+		r.Message = fmt.Sprintf("instance %s has its %d calls running and %d waiting",
+			cs.cfg.Instance, cs.cfg.MaxConcurrent, cs.cfg.MaxQueued)
+	}
+	c.refuse(r)
+}
+
+// Cancel ends the context of the call whose caller waited at to. A call that still
+// waits for its handler is dropped. It is remembered for a while when there is no
+// such call: the request may be on its way.
+func (cs *Calls[K]) Cancel(to K) {
+	for c := cs.table.take(to); c != nil; {
+		next := c.next // ours since take
+		c.cancel(errCallerGone)
+		cs.pool.Remove(c)
+		c = next
+	}
+}
+
+// Drain waits for the calls to end, once nothing is delivered any more; what comes
+// all the same is refused. When ctx ends first, it ends the handlers' contexts,
+// refuses the calls that wait and returns ctx's error.
+func (cs *Calls[K]) Drain(ctx context.Context) error {
+	cs.pool.Close()
+	select {
+	case <-cs.pool.Done():
+		return nil
+	default:
+	}
+	select {
+	case <-cs.pool.Done():
+		return nil
+	case <-ctx.Done():
+		cs.Abort()
+		return ctx.Err()
+	}
+}
+
+// Abort refuses the calls that wait and ends the contexts of those that run.
+func (cs *Calls[K]) Abort() {
+	cs.pool.Close()
+	for _, c := range cs.table.all() {
+		c.cancel(errShutdown)
+		if cs.pool.Remove(c) {
+			cs.table.remove(c)
+			c.refuseUnstarted()
+		}
+	}
+}
+
+// Len is the number of calls that wait or run.
+func (cs *Calls[K]) Len() int { return len(cs.table.all()) }
+
+// run calls the handler and survives its panic.
+func (cs *Calls[K]) run(c *call[K]) (panicked bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			panicked = true
+			cs.logger.LogAttrs(c.ctx, slog.LevelError, "transport handler panicked",
+				slog.String("instance", cs.cfg.Instance),
+				slog.String("panic", fmt.Sprint(p)),
+				slog.String("stack", string(debug.Stack())))
+		}
+	}()
+	cs.cfg.Handler.ServeCall(c.ctx, &c.req, c)
+	return false
+}

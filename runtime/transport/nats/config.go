@@ -1,0 +1,102 @@
+// Package nats is the transport over a NATS server. All calls of a [Transport]
+// share one connection and one subscription for replies.
+//
+// A service without a registry is addressed by its name: NATS gives each request to
+// one member of its queue group. With a registry, a request goes to an instance's
+// own subject. docs/protocol.md states the subjects and headers.
+//
+// What NATS cannot tell, the transport cannot either: when a listener's process
+// dies with a call, or its connection is lost, the caller waits for its deadline;
+// and a call that NATS' permissions forbid looks like one without a reply.
+package nats
+
+import (
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strings"
+
+	natsgo "github.com/nats-io/nats.go"
+
+	"github.com/protomicro/micro/runtime/status"
+	"github.com/protomicro/micro/runtime/transport/internal/wire"
+)
+
+// DefaultPrefix begins the subjects where a [Config] does not say.
+const DefaultPrefix = "micro"
+
+const scheme = "nats"
+
+// Config has the settings of a [Transport]. The zero value is good.
+type Config struct {
+	// Prefix begins all subjects but those of replies and is the name of the queue
+	// groups: systems that share a server without meeting each have their own. It
+	// is one or more words of letters, digits, '-' and '_' with dots between them.
+	// Default: [DefaultPrefix].
+	Prefix string
+	// Logger gets what no caller is told, such as the stack of a handler that
+	// panicked. Default: [slog.Default].
+	Logger *slog.Logger
+}
+
+func (cfg Config) withDefaults() (Config, error) {
+	if cfg.Prefix == "" {
+		cfg.Prefix = DefaultPrefix
+	}
+	if !wire.DottedName(cfg.Prefix) {
+		return cfg, status.Errorf(status.InvalidArgument,
+			"nats: Config.Prefix %.80q is not a dotted name of letters, digits, '-' and '_'", cfg.Prefix)
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	return cfg, nil
+}
+
+// Last words of the subjects of an instance.
+const (
+	wordRequest = "r"
+	wordCancel  = "c"
+)
+
+// instanceBase is the subject of an instance but for its last word.
+func (cfg Config) instanceBase(instance string) string { return cfg.Prefix + ".i." + instance }
+
+// serviceSubject is where requests for any instance of a service go.
+func (cfg Config) serviceSubject(service string) string { return cfg.Prefix + ".s." + service }
+
+// serviceCancel is where all instances of a service hear of calls given up.
+func (cfg Config) serviceCancel(service string) string { return cfg.Prefix + ".c." + service }
+
+// own reports whether subject is one at which listeners take messages.
+func (cfg Config) own(subject string) bool {
+	rest, ok := strings.CutPrefix(subject, cfg.Prefix)
+	return ok && (strings.HasPrefix(rest, ".i.") || strings.HasPrefix(rest, ".s.") || strings.HasPrefix(rest, ".c."))
+}
+
+// where names the server of nc, or those that it tries, for an error text.
+func where(nc *natsgo.Conn) string {
+	if u := nc.ConnectedUrlRedacted(); u != "" {
+		return withoutCredentials(u)
+	}
+	return withoutCredentials(strings.Join(nc.Servers(), ","))
+}
+
+// withoutCredentials is a comma-separated list of URLs as it may be shown. A user
+// name alone may be a token, so it goes as well.
+func withoutCredentials(urls string) string {
+	var shown []string
+	for raw := range strings.SplitSeq(urls, ",") {
+		u, err := url.Parse(strings.TrimSpace(raw))
+		if err != nil || u.Host == "" {
+			// Not of a form that shows where credentials end.
+			if i := strings.LastIndexByte(raw, '@'); i >= 0 {
+				raw = raw[i+1:]
+			}
+			shown = append(shown, fmt.Sprintf("%q", strings.TrimSpace(raw)))
+			continue
+		}
+		shown = append(shown, u.Scheme+"://"+u.Host)
+	}
+	return strings.Join(shown, ", ")
+}

@@ -1,0 +1,311 @@
+package nats
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	natsgo "github.com/nats-io/nats.go"
+
+	"github.com/protomicro/micro/runtime/status"
+	"github.com/protomicro/micro/runtime/transport"
+	"github.com/protomicro/micro/runtime/transport/internal/serving"
+	"github.com/protomicro/micro/runtime/transport/internal/wire"
+)
+
+// maxReplySubject bounds a subject that a peer gives us to keep.
+const maxReplySubject = 1024
+
+// A listener is one instance: a subscription of its own, and two for each service.
+// The subscriptions change only with the token of stopping.
+type listener struct {
+	transport *Transport
+	instance  string
+	base      string
+	requests  []*natsgo.Subscription // the instance's own has cancellations as well
+	cancels   []*natsgo.Subscription
+	calls     *serving.Calls[string] // by reply subject
+	malformed atomic.Uint64
+
+	stopping chan struct{} // holds a token for who stops the subscriptions
+	stopped  chan struct{} // closed when they are
+	finished atomic.Bool   // and the last reply has reached the server
+}
+
+// Listen implements [transport.Transport]. It needs the connection to stand. An
+// instance that listens already on this transport is refused.
+func (t *Transport) Listen(ctx context.Context, cfg transport.ListenConfig) (transport.Listener, error) {
+	cfg, err := cfg.WithDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if err := wire.CheckServices(cfg.Services); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	l := &listener{
+		transport: t,
+		instance:  cfg.Instance,
+		base:      t.cfg.instanceBase(cfg.Instance),
+		stopping:  make(chan struct{}, 1),
+		stopped:   make(chan struct{}),
+	}
+	seed := maphash.MakeSeed()
+	l.calls = serving.New(cfg, func(reply string) uint64 { return maphash.String(seed, reply) }, l, t.cfg.Logger)
+
+	l.stopping <- struct{}{} // not before it has started
+	if err := t.enter(l); err != nil {
+		return nil, err
+	}
+	err = l.subscribe(ctx, cfg.Services)
+	<-l.stopping
+	if t.closed.Load() { // Close may have found the token taken
+		l.abandon()
+		return nil, errClosed()
+	}
+	if err != nil {
+		l.abandon()
+		return nil, status.Errorf(status.CodeOf(err), "listen: NATS at %s: %v", where(t.nc), err).WithCause(err)
+	}
+	return l, nil
+}
+
+func (t *Transport) enter(l *listener) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed.Load() || t.listeners == nil {
+		return errClosed()
+	}
+	if t.listeners[l.instance] != nil {
+		return status.Errorf(status.AlreadyExists, "listen: instance %q listens on this transport already", l.instance)
+	}
+	t.listeners[l.instance] = l
+	return nil
+}
+
+func (t *Transport) forget(l *listener) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.listeners[l.instance] == l {
+		delete(t.listeners, l.instance)
+	}
+}
+
+func (l *listener) subscribe(ctx context.Context, services []string) error {
+	t := l.transport
+	if err := l.add(&l.requests, l.base+".*", "", l.receive); err != nil {
+		return err
+	}
+	for _, service := range slices.Compact(slices.Sorted(slices.Values(services))) {
+		if err := l.add(&l.cancels, t.cfg.serviceCancel(service), "", l.receiveCancel); err != nil {
+			return err
+		}
+		if err := l.add(&l.requests, t.cfg.serviceSubject(service), t.cfg.Prefix, l.receiveRequest); err != nil {
+			return err
+		}
+	}
+	if err := t.flush(ctx); err != nil {
+		return status.Errorf(status.Unavailable, "%w", err)
+	}
+	if err := t.permissionFault(l.requests, l.cancels); err != nil {
+		return status.Errorf(status.PermissionDenied, "%w", err)
+	}
+	return nil
+}
+
+func (l *listener) add(subs *[]*natsgo.Subscription, subject, queue string, receive natsgo.MsgHandler) error {
+	sub, err := subscribe(l.transport.nc, subject, queue, receive)
+	if err != nil {
+		return status.Errorf(status.Unavailable, "subscribe to %s: %v", subject, err)
+	}
+	*subs = append(*subs, sub)
+	return nil
+}
+
+// The three that follow run on the subscriptions' goroutines and wait for nothing
+// but room in the connection's write buffer.
+
+// receive takes what is sent to the instance. Requests and cancellations share a
+// subscription because that keeps their order.
+func (l *listener) receive(m *natsgo.Msg) {
+	switch word := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]; word {
+	case wordRequest:
+		l.receiveRequest(m)
+	case wordCancel:
+		l.receiveCancel(m)
+	default:
+		if !l.answerable(m) {
+			return
+		}
+		if err := l.Refuse(m.Reply, serving.Refusal{
+			Code:    status.Unimplemented,
+			Message: fmt.Sprintf("instance %s does not know messages of kind %.20q", l.instance, word),
+		}); err != nil {
+			l.transport.cfg.Logger.Warn("a message could not be refused", "instance", l.instance, "error", err)
+		}
+	}
+}
+
+func (l *listener) receiveRequest(m *natsgo.Msg) {
+	if l.answerable(m) {
+		l.calls.Deliver(m.Reply, received(m))
+	}
+}
+
+func (l *listener) receiveCancel(m *natsgo.Msg) {
+	if len(m.Data) > 0 && len(m.Data) <= maxReplySubject {
+		l.calls.Cancel(string(m.Data))
+	}
+}
+
+// answerable reports whether m says where its answer goes, and not to another
+// listener. What does not is logged, ever more rarely.
+func (l *listener) answerable(m *natsgo.Msg) bool {
+	if m.Reply != "" && len(m.Reply) <= maxReplySubject &&
+		!strings.ContainsAny(m.Reply, "*>") && !l.transport.cfg.own(m.Reply) {
+		return true
+	}
+	if n := l.malformed.Add(1); n&(n-1) == 0 {
+		l.transport.cfg.Logger.LogAttrs(context.Background(), slog.LevelWarn, "messages without a valid reply subject ignored",
+			slog.String("instance", l.instance),
+			slog.String("subject", m.Subject),
+			slog.Uint64("so_far", n))
+	}
+	return false
+}
+
+// Reply implements serving.Answerer. nats.go copies the body into its write buffer.
+func (l *listener) Reply(to string, m transport.Message) error {
+	if err := publish(l.transport.nc, to, "", m); err != nil {
+		e, _ := sendError(l.transport.nc, "reply", m, err)
+		return e
+	}
+	return nil
+}
+
+// Refuse implements serving.Answerer.
+func (l *listener) Refuse(to string, r serving.Refusal) error {
+	err := publishRefusal(l.transport.nc, to, r)
+	if errors.Is(err, natsgo.ErrMaxPayload) {
+		r.Message = ""
+		err = publishRefusal(l.transport.nc, to, r)
+	}
+	if err != nil {
+		e, _ := sendError(l.transport.nc, "refusal", transport.Message{}, err)
+		return e
+	}
+	return nil
+}
+
+func (l *listener) Address() transport.Address {
+	return transport.Address(scheme + ":" + l.base)
+}
+
+// Shutdown implements [transport.Listener]. Shut listeners down before the
+// connection is drained or closed: nats.go does not know of handlers that run.
+func (l *listener) Shutdown(ctx context.Context) error {
+	if l.finished.Load() {
+		return nil
+	}
+	select {
+	case l.stopping <- struct{}{}:
+		l.stop(ctx)
+		close(l.stopped)
+	case <-l.stopped:
+	case <-ctx.Done(): // another call is at it
+		l.calls.Abort()
+		return ctx.Err()
+	}
+	err := l.calls.Drain(ctx)
+	end(l.cancels)
+	if err != nil {
+		return err
+	}
+	if err := l.transport.flush(ctx); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return status.Errorf(status.Unavailable,
+			"shutdown: the last replies may not have reached NATS at %s: %v", where(l.transport.nc), err).WithCause(err)
+	}
+	l.finished.Store(true)
+	return nil
+}
+
+// abandon is Shutdown without time.
+func (l *listener) abandon() {
+	select {
+	case l.stopping <- struct{}{}:
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		l.stop(ended)
+		close(l.stopped)
+		end(l.cancels)
+	default:
+	}
+	l.calls.Abort()
+}
+
+// end ends subscriptions at once.
+func end(subs []*natsgo.Subscription) {
+	for _, sub := range subs {
+		_ = sub.Unsubscribe() // an error means that it has ended
+	}
+}
+
+// deliveryGrace bounds the wait for messages that nats.go holds for the callbacks.
+// They need microseconds each; the bound is for a connection that takes no writes.
+const deliveryGrace = time.Second
+
+// stop ends the subscriptions to requests and returns when those that reached this
+// process are with l.calls. When ctx ends early, requests that are still on their
+// way from the server are refused as they come. Cancellations still arrive.
+func (l *listener) stop(ctx context.Context) {
+	defer l.transport.forget(l)
+	nc := l.transport.nc
+	// The subscription that has had them ends with the requests; this one begins
+	// before. An error means that there is no connection to hear of them.
+	_ = l.add(&l.cancels, l.base+"."+wordCancel, "", l.receiveCancel)
+	// While nats.go connects again, it would subscribe anew for a subscription that
+	// drains, and then forget it.
+	draining := nc.IsConnected()
+	if draining {
+		for _, sub := range l.requests {
+			_ = sub.Drain() // an error means that it has ended
+		}
+		draining = l.transport.flush(ctx) != nil && nc.IsConnected()
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), deliveryGrace)
+	defer cancel()
+	for _, sub := range l.requests {
+		waitDelivered(grace, sub)
+	}
+	if draining {
+		return // the server may still send: nats.go ends the subscriptions when it has answered
+	}
+	end(l.requests)
+}
+
+// waitDelivered returns when sub's callback has returned for all messages that have
+// arrived. nats.go has no event for that; its own Drain looks every 100 ms.
+func waitDelivered(ctx context.Context, sub *natsgo.Subscription) {
+	const shortest, longest = 50 * time.Microsecond, 5 * time.Millisecond
+	for pause := shortest; ; pause = min(2*pause, longest) {
+		if n, _, err := sub.Pending(); err != nil || n == 0 {
+			return
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,257 @@
+package nats
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	natsgo "github.com/nats-io/nats.go"
+
+	"github.com/protomicro/micro/runtime/status"
+	"github.com/protomicro/micro/runtime/transport"
+	"github.com/protomicro/micro/runtime/transport/internal/wire"
+)
+
+// A Transport carries calls over one NATS connection. It is safe for concurrent
+// use.
+//
+// While the connection is lost, calls fail at once as Unavailable and
+// [transport.ErrNotStarted]; those under way when it is lost fail as Unavailable.
+// When nats.go has connected again, calls and listeners go on by themselves. A call
+// made in the instant between the loss and nats.go's notice of it counts as under
+// way; nats.go may still send its request after reconnecting.
+type Transport struct {
+	nc    *natsgo.Conn
+	cfg   Config
+	owned bool
+	inbox *inbox
+
+	// connected lags behind the connection's state by the time that a goroutine
+	// takes to wake up. The order in which it and the inbox change matters: see
+	// watch and conn.Call.
+	connected atomic.Bool
+	closed    atomic.Bool
+	server    atomic.Pointer[string] // where nc is, or was, connected to: nc itself may take seconds to tell
+	events    chan natsgo.Status
+	watching  sync.WaitGroup
+
+	mu        sync.Mutex
+	listeners map[string]*listener
+}
+
+var _ transport.Transport = (*Transport)(nil)
+
+// New makes a transport that uses nc, which stays the caller's to close, after
+// [Transport.Close]. The connection may be shared with other uses and other
+// Transports; it need not be connected yet. The inbox prefix set for nc is kept to.
+func New(nc *natsgo.Conn, cfg Config) (*Transport, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if nc == nil {
+		return nil, errors.New("nats: the connection is nil")
+	}
+	if nc.Status() == natsgo.CONNECTED && !nc.HeadersSupported() {
+		return nil, fmt.Errorf("nats: the server at %s does not support headers (NATS 2.2 or later is needed)", where(nc))
+	}
+	t := &Transport{nc: nc, cfg: cfg, listeners: make(map[string]*listener)}
+	t.inbox, err = newInbox(nc)
+	if err != nil {
+		return nil, fmt.Errorf("nats: subscribe to replies at %s: %w", where(nc), err)
+	}
+	t.events = nc.StatusChanged(natsgo.CONNECTED, natsgo.RECONNECTING, natsgo.DISCONNECTED, natsgo.CLOSED,
+		natsgo.DRAINING_SUBS, natsgo.DRAINING_PUBS)
+	t.noteServer()
+	t.connected.Store(nc.Status() == natsgo.CONNECTED)
+	t.watching.Go(t.watch)
+	return t, nil
+}
+
+// Dial connects to a NATS server and makes a transport that closes the connection
+// when it is closed itself. url is as for nats.Connect: it may be a list. The
+// connection is never given up once it stood, unless opts say otherwise
+// (MaxReconnects). ctx bounds the connecting.
+func Dial(ctx context.Context, url string, cfg Config, opts ...natsgo.Option) (*Transport, error) {
+	if _, err := cfg.withDefaults(); err != nil {
+		return nil, err
+	}
+	if url == "" {
+		url = natsgo.DefaultURL
+	}
+	nc, err := connect(ctx, url, append([]natsgo.Option{natsgo.MaxReconnects(-1)}, opts...))
+	if err != nil {
+		return nil, status.Errorf(status.Unavailable, "nats: connect to %s: %s", withoutCredentials(url), withoutURL(err)).WithCause(err)
+	}
+	t, err := New(nc, cfg)
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	t.owned = true
+	return t, nil
+}
+
+// withoutURL is err's text without a URL that may hold a password.
+func withoutURL(err error) string {
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		return u.Err.Error()
+	}
+	return err.Error()
+}
+
+// connect is nats.Connect bounded by ctx.
+func connect(ctx context.Context, url string, opts []natsgo.Option) (*natsgo.Conn, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	type outcome struct {
+		nc  *natsgo.Conn
+		err error
+	}
+	ready := make(chan outcome, 1)
+	go func() { // ends by itself: nats.go bounds each server's attempt
+		nc, err := natsgo.Connect(url, opts...)
+		ready <- outcome{nc, err}
+	}()
+	select {
+	case o := <-ready:
+		return o.nc, o.err
+	case <-ctx.Done():
+		go func() {
+			if o := <-ready; o.err == nil {
+				o.nc.Close()
+			}
+		}()
+		return nil, ctx.Err()
+	}
+}
+
+// watch follows the connection's state. nats.go drops an event when ten wait; that
+// is no loss, as each one is only a reason to look.
+func (t *Transport) watch() {
+	for event := range t.events {
+		if event != natsgo.CONNECTED {
+			// In this order: a call that is added to the inbox too late to be failed
+			// here finds connected false.
+			t.connected.Store(false)
+			if event != natsgo.DRAINING_SUBS { // replies still come
+				t.inbox.failAll(errLost)
+			}
+		}
+		switch t.nc.Status() {
+		case natsgo.CONNECTED:
+			t.noteServer()
+			t.connected.Store(!t.closed.Load())
+		case natsgo.CLOSED:
+			t.connected.Store(false)
+			t.inbox.failAll(errLost)
+		}
+	}
+}
+
+func (t *Transport) noteServer() {
+	server := where(t.nc)
+	t.server.Store(&server)
+}
+
+// Scheme is "nats".
+func (t *Transport) Scheme() string { return scheme }
+
+// Dial implements [transport.Transport]: it takes the addresses of listeners,
+// "nats:SUBJECT", and "service:NAME".
+func (t *Transport) Dial(ctx context.Context, addr transport.Address) (transport.Conn, error) {
+	if t.closed.Load() {
+		return nil, errClosed()
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, status.Remote(status.CodeOf(err), fmt.Sprintf("dial %s: %v", addr, err), nil).WithCause(transport.ErrNotStarted)
+	}
+	c := &conn{transport: t, addr: addr}
+	if service, ok := addr.Service(); ok && wire.DottedName(service) {
+		c.requests = t.cfg.serviceSubject(service)
+		c.cancels = t.cfg.serviceCancel(service)
+		return c, nil
+	}
+	if base := addr.Rest(); addr.Scheme() == scheme && wire.DottedName(base) {
+		c.requests = base + "." + wordRequest
+		c.cancels = base + "." + wordCancel
+		return c, nil
+	}
+	return nil, status.Errorf(status.InvalidArgument,
+		"dial: %.200q is no address of this transport (nats:SUBJECT or service:NAME)", addr).
+		WithCause(transport.ErrNotStarted)
+}
+
+// Close frees the transport. Calls under way fail as Unavailable, and listeners
+// that were not shut down before refuse the calls that wait and end the contexts of
+// those that run. A connection that [Dial] made is closed; one given to [New] is
+// not. Closing again does nothing; the error is always nil.
+func (t *Transport) Close() error {
+	if !t.closed.CompareAndSwap(false, true) {
+		return nil
+	}
+	t.nc.RemoveStatusListener(t.events)
+	t.watching.Wait()
+	t.connected.Store(false)
+	t.inbox.close()
+
+	t.mu.Lock()
+	listeners := t.listeners
+	t.listeners = nil
+	t.mu.Unlock()
+	for _, l := range listeners {
+		l.abandon()
+	}
+	if t.owned {
+		t.nc.Close()
+	}
+	return nil
+}
+
+// flushTimeout bounds a round trip to the server where the caller's context has no
+// deadline.
+const flushTimeout = 10 * time.Second
+
+// flush waits until the server has seen all that was sent before.
+func (t *Transport) flush(ctx context.Context) error {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, flushTimeout)
+		defer cancel()
+	}
+	err := t.nc.FlushWithContext(ctx)
+	if err == nil || t.nc.IsClosed() {
+		return err
+	}
+	if !t.nc.IsConnected() {
+		return fmt.Errorf("not connected: %w", err)
+	}
+	return err
+}
+
+// permissionFault is the server's complaint about one of the subscriptions made
+// just now, if it made any.
+func (t *Transport) permissionFault(subs ...[]*natsgo.Subscription) error {
+	err := t.nc.LastError()
+	if !errors.Is(err, natsgo.ErrPermissionViolation) {
+		return nil
+	}
+	for _, sub := range slices.Concat(subs...) {
+		if strings.Contains(err.Error(), `"`+sub.Subject+`"`) {
+			return err
+		}
+	}
+	return nil
+}
+
+func errClosed() error {
+	return status.Remote(status.Unavailable, "the transport is closed", nil).
+		WithCause(errors.Join(transport.ErrNotStarted, transport.ErrClosed))
+}
