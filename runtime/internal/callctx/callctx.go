@@ -100,9 +100,13 @@ func (c *Context) Err() error {
 }
 
 // Value implements [context.Context]. Through it package context finds what Done
-// has made, so that contexts derived from c are tied to it as to one of its own.
+// has made, so that contexts derived from c are tied to it as to one of its own, and
+// [context.Cause] finds the cause.
 func (c *Context) Value(key any) any {
 	c.mu.Lock()
+	if c.ended {
+		c.made()
+	}
 	inner := c.inner
 	c.mu.Unlock()
 	if inner != nil {

@@ -58,6 +58,9 @@ func TestEnds(t *testing.T) {
 				}
 				tc.end(&c, cancel)
 				synctest.Wait()
+				if err := context.Cause(&c); err != tc.cause {
+					t.Errorf("%s, waits %v: the cause is %v", tc.name, waits, err)
+				}
 				if err := c.Err(); err != tc.err {
 					t.Errorf("%s, waits %v: Err is %v", tc.name, waits, err)
 				}
@@ -68,9 +71,6 @@ func TestEnds(t *testing.T) {
 				}
 				if err := c.Err(); err != tc.err {
 					t.Errorf("%s, waits %v: after Done, Err is %v", tc.name, waits, err)
-				}
-				if err := context.Cause(&c); err != tc.cause {
-					t.Errorf("%s, waits %v: the cause is %v", tc.name, waits, err)
 				}
 				if child != nil && (child.Err() != tc.err || context.Cause(child) != tc.cause) {
 					t.Errorf("%s: the derived context has %v, %v", tc.name, child.Err(), context.Cause(child))

@@ -1,12 +1,12 @@
 package serving
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"strings"
 	"sync/atomic"
 
+	"github.com/protomicro/micro/runtime/internal/callctx"
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
 	"github.com/protomicro/micro/runtime/transport/internal/workers"
@@ -17,13 +17,14 @@ import (
 // with a goroutine that outlives the call.
 type call[K comparable] struct {
 	workers.Task
-	calls  *Calls[K]
-	to     K
-	next   *call[K] // of the same key, in the table
-	req    transport.Request
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	state  atomic.Int32
+	calls *Calls[K]
+	to    K
+	next  *call[K] // of the same key, in the table
+	req   transport.Request
+	ctx   callctx.Context
+	state atomic.Int32
+
+	panicked bool
 }
 
 // States of a call's answer.
@@ -36,18 +37,23 @@ const (
 
 // Run is the call's turn on a worker.
 func (c *call[K]) Run() {
-	defer c.cancel(nil)
+	defer c.ctx.Cancel(nil)
 	defer c.calls.table.remove(c)
 	if c.ctx.Err() != nil {
 		c.refuseUnstarted()
 		return
 	}
-	panicked := c.calls.run(c)
+	defer c.finish() // even when the handler ends its goroutine
+	c.calls.run(c)
+}
+
+// finish answers in place of a handler that did not.
+func (c *call[K]) finish() {
 	if !c.state.CompareAndSwap(open, over) {
 		return
 	}
 	r := Refusal{Code: status.Internal, Message: "the handler gave no reply", Started: true}
-	if panicked {
+	if c.panicked {
 		r.Message = "the handler panicked"
 	}
 	c.refuse(r)
@@ -55,7 +61,7 @@ func (c *call[K]) Run() {
 
 // refuseUnstarted answers for a call whose context ended while it waited.
 func (c *call[K]) refuseUnstarted() {
-	if errors.Is(context.Cause(c.ctx), errCallerGone) {
+	if errors.Is(c.ctx.Cause(), errCallerGone) {
 		return // nobody waits for an answer
 	}
 	c.refuse(Refusal{Code: errShutdown.Code(), Message: errShutdown.Message()})
@@ -63,7 +69,7 @@ func (c *call[K]) refuseUnstarted() {
 
 func (c *call[K]) refuse(r Refusal) {
 	if err := c.calls.answer.Refuse(c.to, r); err != nil {
-		c.calls.logger.LogAttrs(c.ctx, slog.LevelWarn, "a call could not be answered",
+		c.calls.logger.LogAttrs(&c.ctx, slog.LevelWarn, "a call could not be answered",
 			slog.String("instance", c.calls.cfg.Instance),
 			slog.String("answer", r.Message),
 			slog.Any("error", err))

@@ -76,9 +76,9 @@ func New[K comparable](cfg transport.ListenConfig, hash func(K) uint64, answer A
 // m's memory is the handler's from here on.
 func (cs *Calls[K]) Deliver(to K, m transport.Message) {
 	c := &call[K]{calls: cs, to: to, req: transport.Request{Message: m, Received: time.Now()}}
-	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	c.ctx.Init(context.Background(), time.Time{})
 	if !cs.table.add(c) {
-		c.cancel(errCallerGone)
+		c.ctx.Cancel(errCallerGone)
 		return
 	}
 	err := cs.pool.Submit(c)
@@ -86,7 +86,7 @@ func (cs *Calls[K]) Deliver(to K, m transport.Message) {
 		return
 	}
 	cs.table.remove(c)
-	c.cancel(err)
+	c.ctx.Cancel(err)
 	r := Refusal{Code: status.Unavailable, Message: fmt.Sprintf("instance %s is shutting down", cs.cfg.Instance)}
 	if errors.Is(err, workers.ErrFull) {
 		r.Code = status.ResourceExhausted
@@ -102,7 +102,7 @@ func (cs *Calls[K]) Deliver(to K, m transport.Message) {
 func (cs *Calls[K]) Cancel(to K) {
 	for c := cs.table.take(to); c != nil; {
 		next := c.next // ours since take
-		c.cancel(errCallerGone)
+		c.ctx.Cancel(errCallerGone)
 		cs.pool.Remove(c)
 		c = next
 	}
@@ -131,7 +131,7 @@ func (cs *Calls[K]) Drain(ctx context.Context) error {
 func (cs *Calls[K]) Abort() {
 	cs.pool.Close()
 	for _, c := range cs.table.all() {
-		c.cancel(errShutdown)
+		c.ctx.Cancel(errShutdown)
 		if cs.pool.Remove(c) {
 			cs.table.remove(c)
 			c.refuseUnstarted()
@@ -143,16 +143,15 @@ func (cs *Calls[K]) Abort() {
 func (cs *Calls[K]) Len() int { return len(cs.table.all()) }
 
 // run calls the handler and survives its panic.
-func (cs *Calls[K]) run(c *call[K]) (panicked bool) {
+func (cs *Calls[K]) run(c *call[K]) {
 	defer func() {
 		if p := recover(); p != nil {
-			panicked = true
-			cs.logger.LogAttrs(c.ctx, slog.LevelError, "transport handler panicked",
+			c.panicked = true
+			cs.logger.LogAttrs(&c.ctx, slog.LevelError, "transport handler panicked",
 				slog.String("instance", cs.cfg.Instance),
 				slog.String("panic", fmt.Sprint(p)),
 				slog.String("stack", string(debug.Stack())))
 		}
 	}()
-	cs.cfg.Handler.ServeCall(c.ctx, &c.req, c)
-	return false
+	cs.cfg.Handler.ServeCall(&c.ctx, &c.req, c)
 }

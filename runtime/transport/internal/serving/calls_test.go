@@ -3,6 +3,7 @@ package serving
 import (
 	"context"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -186,4 +187,30 @@ func TestFailedReply(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A handler that ends its goroutine, as one does that fails a test, is answered for
+// and holds nothing up.
+func TestGoexit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var a answers
+		cs := newCalls(t, &a, transport.ListenConfig{MaxConcurrent: 1, Handler: handlerFunc(
+			func(_ context.Context, req *transport.Request, reply transport.Replier) {
+				if string(req.Body) == "exit" {
+					runtime.Goexit()
+				}
+				_ = reply.Reply(transport.Message{})
+			})})
+		cs.Deliver("a", transport.Message{Body: []byte("exit")})
+		cs.Deliver("b", transport.Message{Body: []byte("stay")})
+		if err := cs.Drain(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := a.refused["a"]; got.Code != status.Internal || got.Message != "the handler gave no reply" || !got.Started {
+			t.Errorf("the caller got %+v", got)
+		}
+		if a.replies["b"] != 1 || cs.table.len() != 0 {
+			t.Errorf("%d replies to the next call, %d calls are known", a.replies["b"], cs.table.len())
+		}
+	})
 }

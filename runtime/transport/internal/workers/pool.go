@@ -148,7 +148,7 @@ func (p *Pool) work() {
 			p.wake()
 			p.mu.Unlock()
 
-			w.Run()
+			p.run(w)
 
 			p.mu.Lock()
 			p.running--
@@ -167,6 +167,23 @@ func (p *Pool) work() {
 			return
 		}
 	}
+}
+
+// run runs a task, and does the goroutine's last duties where the task ends it, as
+// a failing test's handler does.
+func (p *Pool) run(w Work) {
+	ended := true
+	defer func() {
+		if ended {
+			p.mu.Lock()
+			p.running--
+			p.wake()
+			p.checkDone()
+			p.mu.Unlock()
+		}
+	}()
+	w.Run()
+	ended = false
 }
 
 func (p *Pool) push(w Work) {
