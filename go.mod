@@ -2,11 +2,21 @@ module github.com/protomicro/micro
 
 go 1.26.0
 
-require google.golang.org/protobuf v1.36.12
+tool google.golang.org/protobuf/cmd/protoc-gen-go
+
+require (
+	github.com/bufbuild/protocompile v0.14.1
+	github.com/nats-io/nats.go v1.55.0
+	go.etcd.io/etcd/api/v3 v3.7.3
+	go.etcd.io/etcd/client/v3 v3.7.3
+	go.uber.org/goleak v1.3.0
+	google.golang.org/protobuf v1.36.12
+)
 
 require (
 	github.com/coreos/go-semver v0.3.1 // indirect
 	github.com/coreos/go-systemd/v22 v22.7.0 // indirect
+	github.com/golang/protobuf v1.5.4 // indirect
 	github.com/grpc-ecosystem/grpc-gateway/v2 v2.29.0 // indirect
 	github.com/klauspost/compress v1.20.3 // indirect
 	github.com/nats-io/nkeys v0.4.16 // indirect
@@ -25,14 +35,3 @@ require (
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260803160001-6ac0973c030d // indirect
 	google.golang.org/grpc v1.83.2 // indirect
 )
-
-require (
-	github.com/bufbuild/protocompile v0.14.1
-	github.com/golang/protobuf v1.5.4 // indirect
-	github.com/nats-io/nats.go v1.55.0
-	go.etcd.io/etcd/api/v3 v3.7.3 // indirect
-	go.etcd.io/etcd/client/v3 v3.7.3
-	go.uber.org/goleak v1.3.0
-)
-
-tool google.golang.org/protobuf/cmd/protoc-gen-go

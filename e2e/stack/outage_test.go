@@ -62,7 +62,7 @@ func TestNATSRestartUnderCalls(t *testing.T) {
 	go func() {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 		defer cancel()
-		_, err := echov1micro.NewEchoClient(c).Sleep(ctx, &echov1.SleepRequest{DelayMs: 10_000})
+		_, err := echov1micro.NewEchoClient(c).Sleep(ctx, &echov1.SleepRequest{DelayMs: 5_000})
 		long <- err
 	}()
 	eventually(t, "the long call is under way", func() bool {

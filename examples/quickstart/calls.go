@@ -89,7 +89,7 @@ func (c *caller) showCalls(ctx context.Context) error {
 
 	_, err := c.greeter.Hello(ctx, &greetv1.HelloRequest{})
 	if !errors.Is(err, status.InvalidArgument) {
-		return fmt.Errorf("a call without a name: %v, and not %v", err, status.InvalidArgument)
+		return fmt.Errorf("a call without a name: %v, and not %s", err, status.InvalidArgument.String())
 	}
 	say("a call without a name fails as the handler says: %v", err)
 	return nil
@@ -153,9 +153,9 @@ func (c *caller) showNobody(ctx context.Context) error {
 	began := time.Now()
 	_, err := c.greeter.Hello(ctx, &greetv1.HelloRequest{Name: "Ada"})
 	if !errors.Is(err, status.Unavailable) {
-		return fmt.Errorf("a call to nobody: %v, and not %v", err, status.Unavailable)
+		return fmt.Errorf("a call to nobody: %v, and not %s", err, status.Unavailable.String())
 	}
-	say("a call now fails at once (%v), and says why: %v", time.Since(began).Round(100*time.Microsecond), err)
+	say("a call now fails at once (%v), and says why: %v", time.Since(began).Round(time.Microsecond), err)
 	return nil
 }
 

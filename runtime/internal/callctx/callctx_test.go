@@ -58,10 +58,10 @@ func TestEnds(t *testing.T) {
 				}
 				tc.end(&c, cancel)
 				synctest.Wait()
-				if err := context.Cause(&c); err != tc.cause {
+				if err := context.Cause(&c); !errors.Is(err, tc.cause) {
 					t.Errorf("%s, waits %v: the cause is %v", tc.name, waits, err)
 				}
-				if err := c.Err(); err != tc.err {
+				if err := c.Err(); !errors.Is(err, tc.err) {
 					t.Errorf("%s, waits %v: Err is %v", tc.name, waits, err)
 				}
 				select {
@@ -69,10 +69,10 @@ func TestEnds(t *testing.T) {
 				default:
 					t.Errorf("%s, waits %v: Done is open", tc.name, waits)
 				}
-				if err := c.Err(); err != tc.err {
+				if err := c.Err(); !errors.Is(err, tc.err) {
 					t.Errorf("%s, waits %v: after Done, Err is %v", tc.name, waits, err)
 				}
-				if child != nil && (child.Err() != tc.err || context.Cause(child) != tc.cause) {
+				if child != nil && (!errors.Is(child.Err(), tc.err) || !errors.Is(context.Cause(child), tc.cause)) {
 					t.Errorf("%s: the derived context has %v, %v", tc.name, child.Err(), context.Cause(child))
 				}
 			})
