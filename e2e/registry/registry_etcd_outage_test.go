@@ -3,7 +3,6 @@ package e2e_test
 import (
 	"context"
 	"fmt"
-	"os"
 	"log/slog"
 	"slices"
 	"strings"
@@ -35,10 +34,9 @@ func TestRestartLosesNoInstance(t *testing.T) {
 
 func testRestart(t *testing.T, down time.Duration) {
 	server := etcdtest.Start(t)
-	lg := func(n string) etcd.Config { return etcd.Config{Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("who", n)} }
-	a := register(t, newRegistry(t, server.Client(t), lg("a")), instance("a"))
-	b := register(t, newRegistry(t, server.Client(t), lg("b")), instance("b"))
-	w := watch(t, newRegistry(t, server.Client(t), lg("w")), service)
+	a := register(t, newRegistry(t, server.Client(t), etcd.Config{}), instance("a"))
+	b := register(t, newRegistry(t, server.Client(t), etcd.Config{}), instance("b"))
+	w := watch(t, newRegistry(t, server.Client(t), etcd.Config{}), service)
 	untilIDs(t, w, "a", "b")
 	done := make(chan error, 1)
 	go func() { // reads all the time, so that few snapshots are merged
@@ -49,7 +47,6 @@ func testRestart(t *testing.T, down time.Duration) {
 			if err == nil && (!slices.Contains(ids(s), "a") || !slices.Contains(ids(s), "b")) {
 				err = fmt.Errorf("an instance is missing: %+v", s)
 			}
-			println("SNAP", time.Now().String(), len(s.Instances), s.Stale)
 			if err != nil || len(s.Instances) == 3 {
 				done <- err
 				return
@@ -57,13 +54,10 @@ func testRestart(t *testing.T, down time.Duration) {
 		}
 	}()
 
-	println("STOP", time.Now().String())
 	server.Stop()
 	begun := time.Now()
 	eventually(t, "it was down for long enough", func() bool { return time.Since(begun) >= down })
-	println("RESTART", time.Now().String())
 	server.Restart(t)
-	println("RESTARTED", time.Now().String())
 	eventually(t, "all are registered", func() bool { return a.State().Registered && b.State().Registered })
 
 	// What happens from now on is seen, and nothing else has happened.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -88,8 +87,8 @@ func (c *caller) showCalls(ctx context.Context) error {
 	}
 
 	_, err := c.greeter.Hello(ctx, &greetv1.HelloRequest{})
-	if !errors.Is(err, status.InvalidArgument) {
-		return fmt.Errorf("a call without a name: %v, and not %s", err, status.InvalidArgument.String())
+	if got := status.CodeOf(err); got != status.InvalidArgument {
+		return fmt.Errorf("a call without a name came to %s and not %s", got.String(), status.InvalidArgument.String())
 	}
 	say("a call without a name fails as the handler says: %v", err)
 	return nil
@@ -152,8 +151,8 @@ func (c *caller) showStop(ctx context.Context, in *instance) error {
 func (c *caller) showNobody(ctx context.Context) error {
 	began := time.Now()
 	_, err := c.greeter.Hello(ctx, &greetv1.HelloRequest{Name: "Ada"})
-	if !errors.Is(err, status.Unavailable) {
-		return fmt.Errorf("a call to nobody: %v, and not %s", err, status.Unavailable.String())
+	if got := status.CodeOf(err); got != status.Unavailable {
+		return fmt.Errorf("a call to nobody came to %s and not %s", got.String(), status.Unavailable.String())
 	}
 	say("a call now fails at once (%v), and says why: %v", time.Since(began).Round(time.Microsecond), err)
 	return nil

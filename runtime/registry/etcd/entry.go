@@ -163,15 +163,16 @@ type claim struct {
 // claim puts the key, unless it is right already or another process has it; by
 // force it replaces whatever there is.
 func (e *entry) claim(g *goal, force bool) (claim, error) {
-	ctx, cancel := context.WithTimeout(g.ctx, attemptTimeout)
+	line := e.r.currentLine()
+	ctx, cancel := line.attempt(g.ctx, attemptTimeout)
 	defer cancel()
-	l, err := e.r.liveLease(ctx)
+	l, err := e.r.liveLease(ctx, line)
 	if err != nil {
-		return claim{}, e.r.explain(err)
+		return claim{}, fmt.Errorf("get a lease: %w", e.r.reason(ctx, err))
 	}
 	var is []clientv3.Cmp
 	if !force {
-		kv, revision, err := e.get(ctx)
+		kv, revision, err := e.get(ctx, line)
 		if err != nil {
 			return claim{}, err
 		}
@@ -188,13 +189,13 @@ func (e *entry) claim(g *goal, force bool) (claim, error) {
 		is = append(is, clientv3.Compare(clientv3.ModRevision(e.key), "=", kv.GetModRevision()))
 	}
 	e.leases[l.id] = true // whatever the answer
-	res, err := e.r.currentLine().kv.Txn(ctx).If(is...).Then(clientv3.OpPut(e.key, g.reg.value, clientv3.WithLease(l.id))).Commit()
+	res, err := line.kv.Txn(ctx).If(is...).Then(clientv3.OpPut(e.key, g.reg.value, clientv3.WithLease(l.id))).Commit()
 	switch {
 	case errors.Is(err, rpctypes.ErrLeaseNotFound):
 		l.lose(err)
 		return claim{}, fmt.Errorf("put %s: %w", e.key, err)
 	case err != nil:
-		return claim{}, fmt.Errorf("put %s: %w", e.key, e.r.explain(err))
+		return claim{}, fmt.Errorf("put %s: %w", e.key, e.r.reason(ctx, err))
 	case !res.Succeeded:
 		return claim{}, fmt.Errorf("put %s: %w", e.key, errRaced)
 	}
@@ -265,16 +266,17 @@ func (e *entry) remove(g *goal) {
 }
 
 func (e *entry) delete(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
-	defer cancel()
 	if len(e.leases) == 0 {
 		return nil // it was never put
 	}
-	kv, _, err := e.get(ctx)
+	line := e.r.currentLine()
+	ctx, cancel := line.attempt(ctx, attemptTimeout)
+	defer cancel()
+	kv, _, err := e.get(ctx, line)
 	if err != nil || kv == nil || !e.leases[clientv3.LeaseID(kv.Lease)] {
 		return err
 	}
-	res, err := e.r.currentLine().kv.Txn(ctx).
+	res, err := line.kv.Txn(ctx).
 		If(clientv3.Compare(clientv3.ModRevision(e.key), "=", kv.ModRevision)).
 		Then(clientv3.OpDelete(e.key)).Commit()
 	if err == nil && !res.Succeeded {
@@ -284,10 +286,10 @@ func (e *entry) delete(ctx context.Context) error {
 }
 
 // get reads the key; kv is nil where there is none.
-func (e *entry) get(ctx context.Context) (kv *mvccpb.KeyValue, revision int64, err error) {
-	res, err := e.r.currentLine().kv.Get(ctx, e.key)
+func (e *entry) get(ctx context.Context, line *line) (kv *mvccpb.KeyValue, revision int64, err error) {
+	res, err := line.kv.Get(ctx, e.key)
 	if err != nil {
-		return nil, 0, fmt.Errorf("get %s: %w", e.key, e.r.explain(err))
+		return nil, 0, fmt.Errorf("get %s: %w", e.key, e.r.reason(ctx, err))
 	}
 	e.r.answered()
 	if len(res.Kvs) > 0 {

@@ -229,24 +229,26 @@ func (r *Registry) whileOpen(ctx context.Context) (context.Context, context.Canc
 // list yields all keys with a prefix in order, as they are at one revision.
 func (r *Registry) list(ctx context.Context, prefix string, yield func(*mvccpb.KeyValue)) (revision int64, err error) {
 	page := func(from string) (*clientv3.GetResponse, error) {
-		ctx, cancel := context.WithTimeout(ctx, listTimeout)
+		l := r.currentLine()
+		ctx, cancel := l.attempt(ctx, listTimeout)
 		defer cancel()
 		select {
 		case r.listings <- struct{}{}:
 			defer func() { <-r.listings }()
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, r.reason(ctx, ctx.Err())
 		}
-		return r.currentLine().kv.Get(ctx, from, clientv3.WithRange(clientv3.GetPrefixRangeEnd(prefix)),
+		res, err := l.kv.Get(ctx, from, clientv3.WithRange(clientv3.GetPrefixRangeEnd(prefix)),
 			clientv3.WithLimit(pageSize), clientv3.WithRev(revision))
+		if err != nil {
+			return nil, r.reason(ctx, err)
+		}
+		return res, nil
 	}
 	for from := prefix; ; {
 		res, err := page(from)
 		if err != nil {
-			if ctx.Err() != nil {
-				err = context.Cause(ctx)
-			}
-			return 0, r.explain(err)
+			return 0, err
 		}
 		r.answered()
 		if revision == 0 {

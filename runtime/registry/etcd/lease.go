@@ -21,8 +21,8 @@ type lease struct {
 }
 
 // liveLease is the lease that all instances of this Registry are under. The first
-// caller that finds none gets one for all.
-func (r *Registry) liveLease(ctx context.Context) (*lease, error) {
+// caller that finds none gets one for all, over the given line.
+func (r *Registry) liveLease(ctx context.Context, over *line) (*lease, error) {
 	select {
 	case r.leaseTurn <- struct{}{}:
 		defer func() { <-r.leaseTurn }()
@@ -32,9 +32,9 @@ func (r *Registry) liveLease(ctx context.Context) (*lease, error) {
 	if l := r.lease; l != nil && l.ctx.Err() == nil {
 		return l, nil
 	}
-	granted, err := r.currentLine().lessor.Grant(ctx, int64(r.ttl/time.Second))
+	granted, err := over.lessor.Grant(ctx, int64(r.ttl/time.Second))
 	if err != nil {
-		return nil, fmt.Errorf("get a lease: %w", err)
+		return nil, err
 	}
 	l := &lease{id: granted.ID, ttl: time.Duration(granted.TTL) * time.Second}
 	l.ctx, l.lose = context.WithCancelCause(r.ctx)

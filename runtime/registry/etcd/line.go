@@ -26,7 +26,12 @@ type line struct {
 	lessor clientv3.Lease
 	stream clientv3.Watcher
 	conn   io.Closer
+
+	ctx  context.Context // ends when the line is given up
+	quit context.CancelCauseFunc
 }
+
+var errGivenUp = errors.New("its connection was given up")
 
 // dial makes a line to the next endpoint. It does not wait for a connection.
 func (r *Registry) dial() (*line, error) {
@@ -40,16 +45,33 @@ func (r *Registry) dial() (*line, error) {
 		return nil, err
 	}
 	raw := etcdserverpb.NewKVClient(conn)
-	return &line{
+	l := &line{
 		raw:    raw,
 		kv:     clientv3.NewKVFromKVClient(raw, r.client),
 		lessor: clientv3.NewLeaseFromLeaseClient(etcdserverpb.NewLeaseClient(conn), r.client, r.ttl),
 		stream: clientv3.NewWatchFromWatchClient(etcdserverpb.NewWatchClient(conn), r.client),
 		conn:   conn,
-	}, nil
+	}
+	l.ctx, l.quit = context.WithCancelCause(context.Background())
+	return l, nil
+}
+
+// attempt is a context for what is done over the line at one time. It ends when the
+// line is given up: the client takes a closed connection for a passing trouble, and
+// would try on for seconds.
+func (l *line) attempt(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	ctx, quit := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(l.ctx, func() { quit(context.Cause(l.ctx)) })
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	return ctx, func() {
+		stop()
+		cancel()
+		quit(nil)
+	}
 }
 
 func (l *line) close() {
+	l.quit(errGivenUp)
 	// All they could report is that they are closed.
 	_ = l.stream.Close()
 	_ = l.lessor.Close()
@@ -100,7 +122,6 @@ func (r *Registry) probe() {
 		}
 		asked := time.Now()
 		err := r.ask(l)
-		r.log.Debug("ASK", "begun", asked, "took", time.Since(asked), "err", err)
 		switch {
 		case r.ctx.Err() != nil:
 			return
@@ -185,6 +206,14 @@ func (r *Registry) staleAll(err error) {
 
 // answered notes that etcd is in reach.
 func (r *Registry) answered() { r.reached.Store(time.Now().UnixNano()) }
+
+// reason is why what was done under ctx failed.
+func (r *Registry) reason(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return r.explain(err)
+}
 
 // explain says in an error where etcd is, if it was not etcd that answered with it:
 // the client waits for a connection and then only tells that time is over.

@@ -120,9 +120,13 @@ func (reg *registration) State() registry.RegistrationState {
 func (reg *registration) stands(l *lease) {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
-	if !reg.ended {
-		reg.under = l
+	if reg.ended {
+		return
 	}
+	if reg.under != nil && reg.under != l {
+		reg.err = context.Cause(reg.under.ctx) // nobody was there to note that it was lost
+	}
+	reg.under = l
 }
 
 // falls notes that it is not.
