@@ -37,6 +37,10 @@ type Codec interface {
 	AppendResponse(dst []byte, res *Response, msg proto.Message) ([]byte, error)
 	ParseResponse(frame []byte, res *Response) error
 
+	// AppendMessage writes msg alone: what a stream's messages are, each a frame of
+	// its transport.
+	AppendMessage(dst []byte, msg proto.Message) ([]byte, error)
+
 	// Unmarshal decodes the Payload of a request or response into msg, replacing
 	// what msg held. The message shares no memory with payload.
 	Unmarshal(payload []byte, msg proto.Message) error

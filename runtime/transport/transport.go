@@ -116,12 +116,17 @@ type ListenConfig struct {
 	// [DefaultMaxQueued], a negative number means that none waits. One more is
 	// refused with ResourceExhausted and [ErrNotStarted].
 	MaxQueued int
+	// MaxStreams bounds the streams that are open at one time, beside the calls; 0
+	// means [DefaultMaxStreams]. One more is refused with ResourceExhausted and
+	// [ErrNotStarted].
+	MaxStreams int
 }
 
 // Defaults of a [ListenConfig].
 const (
 	DefaultMaxConcurrent = 1024
 	DefaultMaxQueued     = 4096
+	DefaultMaxStreams    = 16384
 )
 
 // WithDefaults is cfg with its zero limits replaced, or an error that names the
@@ -139,6 +144,12 @@ func (cfg ListenConfig) WithDefaults() (ListenConfig, error) {
 		cfg.MaxConcurrent = DefaultMaxConcurrent
 	case cfg.MaxConcurrent < 0:
 		return cfg, status.Errorf(status.InvalidArgument, "listen: MaxConcurrent is %d", cfg.MaxConcurrent)
+	}
+	switch {
+	case cfg.MaxStreams == 0:
+		cfg.MaxStreams = DefaultMaxStreams
+	case cfg.MaxStreams < 0:
+		return cfg, status.Errorf(status.InvalidArgument, "listen: MaxStreams is %d", cfg.MaxStreams)
 	}
 	switch {
 	case cfg.MaxQueued == 0:
@@ -166,6 +177,28 @@ type Handler interface {
 	// transport can tell, and when the listener's shutdown runs out of time. The
 	// request's memory is the handler's to keep.
 	ServeCall(ctx context.Context, req *Request, reply Replier)
+	// ServeStream handles one stream, on a goroutine of its own. ctx is as for
+	// ServeCall. The stream's Reply or Reject ends it, once, before ServeStream
+	// returns.
+	ServeStream(ctx context.Context, req *Request, stream ServerStream)
+}
+
+// A ServerStream is the listener's side of a stream. Send and Recv may be called at
+// the same time, Send by any number of goroutines and Recv by one. It is valid until
+// ServeStream returns.
+type ServerStream interface {
+	// Replier ends the stream with the one answer, which the client gets after
+	// everything that was sent. It waits for neither credit nor the client.
+	Replier
+	// Send sends a message to the client and waits while the client takes no more.
+	// It does not keep body. The error is a [*status.Error]: that of the stream's
+	// end, or ResourceExhausted where the message is too large, which the stream
+	// survives.
+	Send(body []byte) error
+	// Recv waits for the next message of the client, whose memory is the caller's.
+	// The error is io.EOF after the client has closed its side, otherwise that of
+	// the stream's end.
+	Recv() ([]byte, error)
 }
 
 // A Replier sends the one answer to a request. It is valid until ServeCall
@@ -200,6 +233,33 @@ type Conn interface {
 	// the address or the connection is lost, ResourceExhausted where the message
 	// is too large, with [ErrNotStarted] in the tree where that is certain.
 	Call(ctx context.Context, req Message) (Message, error)
+	// Open opens a stream: req reaches the handler's ServeStream. It returns when a
+	// listener has taken the stream on; errors are as for Call. ctx is the stream's:
+	// when it ends, both sides do.
+	Open(ctx context.Context, req Message) (ClientStream, error)
 	// Close frees what belongs to this Conn alone. Calls under way still finish.
+	Close() error
+}
+
+// A ClientStream is the client's side of a stream: ordered, without loss, and with a
+// bound on what is under way, so that a slow reader slows the writer. Send and
+// CloseSend may be called at the same time as Recv, Send by any number of goroutines
+// and Recv by one. It must be read to its end or closed.
+type ClientStream interface {
+	// Send sends a message and waits while the listener takes no more. It does not
+	// keep body. The error is io.EOF when the stream has ended: Recv says how. It is
+	// ResourceExhausted where the message is too large, which the stream survives.
+	Send(body []byte) error
+	// CloseSend tells the listener that there are no more messages. Recv goes on.
+	CloseSend() error
+	// Recv waits for the next message, whose memory is the caller's. The error is
+	// io.EOF after the last one, when the listener's answer is there; otherwise a
+	// [*status.Error]: the ctx's, Unavailable where the connection or the listener
+	// is lost, DataLoss where a message is, or the listener's refusal.
+	Recv() ([]byte, error)
+	// Answer is the listener's one answer, once Recv has returned io.EOF.
+	Answer() Message
+	// Close gives the stream up, if it has not ended: the handler's context ends.
+	// Closing again does nothing.
 	Close() error
 }
