@@ -48,7 +48,8 @@ func TestHeaderGet(t *testing.T) {
 
 type handler struct{}
 
-func (handler) ServeCall(context.Context, *transport.Request, transport.Replier) {}
+func (handler) ServeCall(context.Context, *transport.Request, transport.Replier)        {}
+func (handler) ServeStream(context.Context, *transport.Request, transport.ServerStream) {}
 
 func TestListenConfig(t *testing.T) {
 	for _, tc := range []struct{ concurrent, queued, wantConcurrent, wantQueued int }{
@@ -68,6 +69,7 @@ func TestListenConfig(t *testing.T) {
 		`"a.b"`:         {Instance: "a.b", Handler: handler{}},
 		"one word":      {Instance: strings.Repeat("a", 129), Handler: handler{}},
 		"MaxConcurrent": {Instance: "a", Handler: handler{}, MaxConcurrent: -1},
+		"MaxStreams":    {Instance: "a", Handler: handler{}, MaxStreams: -1},
 	} {
 		if _, err := cfg.WithDefaults(); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%+v: got %v, want an error that names %s", cfg, err, name)

@@ -18,6 +18,10 @@ func (f handlerFunc) ServeCall(ctx context.Context, req *transport.Request, repl
 	f(ctx, req, reply)
 }
 
+func (f handlerFunc) ServeStream(_ context.Context, _ *transport.Request, stream transport.ServerStream) {
+	_ = stream.Reject(status.Unimplemented, "no streams here")
+}
+
 func echo(_ context.Context, req *transport.Request, reply transport.Replier) {
 	_ = reply.Reply(req.Message)
 }
@@ -70,6 +74,42 @@ func TestBubble(t *testing.T) {
 			}
 		})
 	}
+}
+
+type streamFunc func(ctx context.Context, req *transport.Request, stream transport.ServerStream)
+
+func (f streamFunc) ServeStream(ctx context.Context, req *transport.Request, stream transport.ServerStream) {
+	f(ctx, req, stream)
+}
+
+func (f streamFunc) ServeCall(_ context.Context, _ *transport.Request, reply transport.Replier) {
+	_ = reply.Reject(status.Unimplemented, "no calls here")
+}
+
+// TestStreamBubble has an idle stream last for a day of simulated time, which costs
+// no real one, and end at its deadline.
+func TestStreamBubble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := memory.New(memory.Config{})
+		listen(t, tr, transport.ListenConfig{Instance: "one", Handler: streamFunc(
+			func(ctx context.Context, _ *transport.Request, stream transport.ServerStream) {
+				<-ctx.Done()
+				if _, err := stream.Recv(); status.CodeOf(err) != status.DeadlineExceeded {
+					t.Errorf("listener: got %v", err)
+				}
+			})})
+		started := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+		defer cancel()
+		s, err := dial(t, tr, "memory:one").Open(ctx, transport.Message{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.Recv()
+		if status.CodeOf(err) != status.DeadlineExceeded || time.Since(started) != 24*time.Hour {
+			t.Errorf("got %v after %v", err, time.Since(started))
+		}
+	})
 }
 
 func TestDefaultMaxMessage(t *testing.T) {

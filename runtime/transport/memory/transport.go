@@ -17,6 +17,7 @@ import (
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
 	"github.com/protomicro/micro/runtime/transport/internal/serving"
+	"github.com/protomicro/micro/runtime/transport/internal/stream"
 	"github.com/protomicro/micro/runtime/transport/internal/wire"
 )
 
@@ -29,7 +30,7 @@ const scheme = "memory"
 // Config has the settings of a [Transport]. The zero value is good.
 type Config struct {
 	// MaxMessage bounds a message in either direction, in bytes of body and
-	// header. Default: [DefaultMaxMessage].
+	// header; a message of a stream as well. Default: [DefaultMaxMessage].
 	MaxMessage int
 	// Logger gets what no caller is told, such as the stack of a handler that
 	// panicked. Default: [slog.Default].
@@ -41,7 +42,8 @@ type Config struct {
 type Transport struct {
 	cfg     Config
 	lastID  atomic.Uint64
-	waiters sync.Pool // of *waiter; not shared, so that a Transport stays in its synctest bubble
+	streams *stream.Set // the clients' sides
+	waiters sync.Pool   // of *waiter; not shared, so that a Transport stays in its synctest bubble
 
 	mu        sync.RWMutex
 	instances map[string]*listener
@@ -69,6 +71,7 @@ func New(cfg Config) *Transport {
 		instances: make(map[string]*listener),
 		services:  make(map[string]*group),
 	}
+	t.streams = t.newSet()
 	t.waiters.New = func() any { return &waiter{answer: make(chan answer, 1)} }
 	return t
 }
@@ -91,6 +94,7 @@ func (t *Transport) Listen(ctx context.Context, cfg transport.ListenConfig) (tra
 	}
 	l := &listener{transport: t, instance: cfg.Instance, services: slices.Clone(cfg.Services)}
 	l.calls = serving.New(cfg, place.hash, l, t.cfg.Logger)
+	l.streams = serving.NewStreams(cfg, t.newSet(), t.cfg.Logger)
 
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -192,6 +196,7 @@ type listener struct {
 	instance  string
 	services  []string
 	calls     *serving.Calls[place]
+	streams   *serving.Streams
 }
 
 func (l *listener) Address() transport.Address {
@@ -200,7 +205,11 @@ func (l *listener) Address() transport.Address {
 
 func (l *listener) Shutdown(ctx context.Context) error {
 	l.transport.forget(l)
-	return l.calls.Drain(ctx)
+	err := l.calls.Drain(ctx)
+	if e := l.streams.Drain(ctx); err == nil {
+		err = e
+	}
+	return err
 }
 
 // Reply implements serving.Answerer.
@@ -235,23 +244,33 @@ func (c *conn) Close() error {
 
 var errConnClosed = errors.Join(transport.ErrNotStarted, transport.ErrClosed)
 
-func (c *conn) Call(ctx context.Context, req transport.Message) (transport.Message, error) {
+// begin is what a call and a stream begin with: the copy of the request, and who gets
+// it.
+func (c *conn) begin(ctx context.Context, req transport.Message) (*listener, transport.Message, error) {
 	if c.closed.Load() {
-		return transport.Message{}, status.Remote(status.Unavailable,
+		return nil, transport.Message{}, status.Remote(status.Unavailable,
 			"the connection to "+string(c.addr)+" is closed", nil).WithCause(errConnClosed)
 	}
 	if err := ctx.Err(); err != nil {
-		return transport.Message{}, status.Remote(status.CodeOf(err),
+		return nil, transport.Message{}, status.Remote(status.CodeOf(err),
 			"the call ended before the request was sent", nil).WithCause(transport.ErrNotStarted)
 	}
 	m, err := c.transport.carry("request", req)
 	if err != nil {
-		return transport.Message{}, status.From(err).WithCause(transport.ErrNotStarted)
+		return nil, transport.Message{}, status.From(err).WithCause(transport.ErrNotStarted)
 	}
 	l := c.transport.find(c)
 	if l == nil {
-		return transport.Message{}, status.Remote(status.Unavailable,
+		return nil, transport.Message{}, status.Remote(status.Unavailable,
 			"nobody listens at "+string(c.addr), nil).WithCause(transport.ErrNotStarted)
+	}
+	return l, m, nil
+}
+
+func (c *conn) Call(ctx context.Context, req transport.Message) (transport.Message, error) {
+	l, m, err := c.begin(ctx, req)
+	if err != nil {
+		return transport.Message{}, err
 	}
 
 	w := c.transport.waiters.Get().(*waiter)

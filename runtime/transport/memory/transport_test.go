@@ -12,12 +12,12 @@ import (
 func TestTransport(t *testing.T) {
 	transporttest.Run(t, func(t *testing.T) transporttest.Network {
 		network := memory.New(memory.Config{
-			MaxMessage: 100_000,
+			MaxMessage: 300_000,
 			Logger:     slog.New(slog.DiscardHandler),
 		})
 		return transporttest.Network{
 			Connect:    func(testing.TB) transport.Transport { return network },
-			MaxMessage: 100_000,
+			MaxMessage: 300_000,
 		}
 	})
 }

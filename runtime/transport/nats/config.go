@@ -1,13 +1,18 @@
 // Package nats is the transport over a NATS server. All calls of a [Transport]
-// share one connection and one subscription for replies.
+// share one connection and one subscription for replies, all its streams another
+// one, however many there are.
 //
 // A service without a registry is addressed by its name: NATS gives each request to
 // one member of its queue group. With a registry, a request goes to an instance's
 // own subject. docs/protocol.md states the subjects and headers.
 //
+// A message larger than the server's max_payload is sent in parts, up to
+// [Config.MaxMessage]; one that fits costs nothing for that.
+//
 // What NATS cannot tell, the transport cannot either: when a listener's process
 // dies with a call, or its connection is lost, the caller waits for its deadline;
-// and a call that NATS' permissions forbid looks like one without a reply.
+// and a call that NATS' permissions forbid looks like one without a reply. A stream,
+// and a call in parts, has heartbeats, which end it within seconds.
 package nats
 
 import (
@@ -15,15 +20,24 @@ import (
 	"log/slog"
 	"net/url"
 	"strings"
+	"time"
 
 	natsgo "github.com/nats-io/nats.go"
 
 	"github.com/protomicro/micro/runtime/status"
+	"github.com/protomicro/micro/runtime/transport"
+	"github.com/protomicro/micro/runtime/transport/internal/stream"
 	"github.com/protomicro/micro/runtime/transport/internal/wire"
 )
 
-// DefaultPrefix begins the subjects where a [Config] does not say.
-const DefaultPrefix = "micro"
+// Defaults of a [Config].
+const (
+	DefaultPrefix         = "micro"
+	DefaultMaxMessage     = stream.DefaultMaxMessage     // 4 MiB
+	DefaultWindowMessages = stream.DefaultWindowMessages // 256
+	DefaultWindowBytes    = stream.DefaultWindowBytes    // 256 KiB
+	DefaultHeartbeat      = stream.DefaultHeartbeat      // 2 s
+)
 
 const scheme = "nats"
 
@@ -34,6 +48,24 @@ type Config struct {
 	// is one or more words of letters, digits, '-' and '_' with dots between them.
 	// Default: [DefaultPrefix].
 	Prefix string
+	// MaxMessage bounds a message, in bytes of body and header: requests, replies and
+	// the messages of streams, in both directions. One that is larger than the
+	// server's max_payload is sent in parts. Default: [DefaultMaxMessage].
+	MaxMessage int
+	// MaxStreams bounds the streams that are open at one time on the opening side,
+	// calls in parts included; one more fails as ResourceExhausted. A listener's bound
+	// is in its ListenConfig. Default: [transport.DefaultMaxStreams].
+	MaxStreams int
+	// WindowMessages and WindowBytes bound what a stream holds for a reader that is
+	// slower than its writer, in each direction: the writer waits when one of them is
+	// used up. A message larger than WindowBytes passes all the same, in parts.
+	// Defaults: [DefaultWindowMessages], [DefaultWindowBytes].
+	WindowMessages int
+	WindowBytes    int
+	// Heartbeat is how often a stream that has nothing else to send says that this
+	// side is there. A stream whose peer is silent for three heartbeats ends as
+	// Unavailable. Default: [DefaultHeartbeat].
+	Heartbeat time.Duration
 	// Logger gets what no caller is told, such as the stack of a handler that
 	// panicked. Default: [slog.Default].
 	Logger *slog.Logger
@@ -47,16 +79,54 @@ func (cfg Config) withDefaults() (Config, error) {
 		return cfg, status.Errorf(status.InvalidArgument,
 			"nats: Config.Prefix %.80q is not a dotted name of letters, digits, '-' and '_'", cfg.Prefix)
 	}
+	for _, n := range []struct {
+		name     string
+		value    *int
+		fallback int
+	}{
+		{"MaxMessage", &cfg.MaxMessage, DefaultMaxMessage},
+		{"MaxStreams", &cfg.MaxStreams, transport.DefaultMaxStreams},
+		{"WindowMessages", &cfg.WindowMessages, DefaultWindowMessages},
+		{"WindowBytes", &cfg.WindowBytes, DefaultWindowBytes},
+	} {
+		switch {
+		case *n.value == 0:
+			*n.value = n.fallback
+		case *n.value < 0:
+			return cfg, status.Errorf(status.InvalidArgument, "nats: Config.%s is %d", n.name, *n.value)
+		}
+	}
+	switch {
+	case cfg.Heartbeat == 0:
+		cfg.Heartbeat = DefaultHeartbeat
+	case cfg.Heartbeat < 0:
+		return cfg, status.Errorf(status.InvalidArgument, "nats: Config.Heartbeat is %v", cfg.Heartbeat)
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
 	return cfg, nil
 }
 
-// Last words of the subjects of an instance.
+// missedHeartbeats is how many of them a peer may be silent.
+const missedHeartbeats = 3
+
+func (cfg Config) streams() stream.Config {
+	return stream.Config{
+		WindowMessages: cfg.WindowMessages,
+		WindowBytes:    cfg.WindowBytes,
+		MaxMessage:     cfg.MaxMessage,
+		Heartbeat:      cfg.Heartbeat,
+		DeadAfter:      missedHeartbeats * cfg.Heartbeat,
+	}
+}
+
+// Words of subjects: the last one of an instance's, and the one before a stream's
+// token.
 const (
 	wordRequest = "r"
 	wordCancel  = "c"
+	wordStream  = "s"
 )
 
 // instanceBase is the subject of an instance but for its last word.

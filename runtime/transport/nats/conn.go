@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync/atomic"
 
+	natsgo "github.com/nats-io/nats.go"
+
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
 )
@@ -29,13 +31,24 @@ func (c *conn) Close() error {
 	return nil
 }
 
-func (c *conn) Call(ctx context.Context, req transport.Message) (transport.Message, error) {
+// ready is the error of a call or stream that need not be tried.
+func (c *conn) ready(ctx context.Context) error {
 	if c.closed.Load() {
-		return transport.Message{}, errConnClosed
+		return errConnClosed
 	}
 	if err := ctx.Err(); err != nil {
-		return transport.Message{}, status.Remote(status.CodeOf(err),
+		return status.Remote(status.CodeOf(err),
 			"the call ended before the request was sent", nil).WithCause(transport.ErrNotStarted)
+	}
+	return nil
+}
+
+func (c *conn) Call(ctx context.Context, req transport.Message) (transport.Message, error) {
+	if err := c.ready(ctx); err != nil {
+		return transport.Message{}, err
+	}
+	if err := tooLarge("request", req, c.transport.cfg.MaxMessage); err != nil {
+		return transport.Message{}, err.WithCause(transport.ErrNotStarted)
 	}
 	in := c.transport.inbox
 	token, w := in.add()
@@ -46,6 +59,9 @@ func (c *conn) Call(ctx context.Context, req transport.Message) (transport.Messa
 	reply := in.subject(token)
 	if err := publish(c.transport.nc, c.requests, reply, req); err != nil {
 		in.giveUp(token, w)
+		if errors.Is(err, natsgo.ErrMaxPayload) {
+			return c.callInParts(ctx, req)
+		}
 		e, sent := sendError(c.transport.nc, "request", req, err)
 		if !sent {
 			e = e.WithCause(transport.ErrNotStarted)
@@ -55,11 +71,11 @@ func (c *conn) Call(ctx context.Context, req transport.Message) (transport.Messa
 	select {
 	case o := <-w.done:
 		in.pool.Put(w)
-		return c.finish(o)
+		return c.finish(ctx, o)
 	case <-ctx.Done():
 	}
 	if o, given := in.giveUp(token, w); !given {
-		return c.finish(o)
+		return c.finish(ctx, o)
 	}
 	if c.transport.connected.Load() {
 		// An error means that the connection is lost: the note has no way to go.
@@ -68,11 +84,21 @@ func (c *conn) Call(ctx context.Context, req transport.Message) (transport.Messa
 	return transport.Message{}, status.Remote(status.CodeOf(ctx.Err()), "no reply from "+string(c.addr), nil)
 }
 
-func (c *conn) finish(o outcome) (transport.Message, error) {
+// finish is what a call comes to.
+func (c *conn) finish(ctx context.Context, o outcome) (transport.Message, error) {
 	if o.err != nil {
 		return transport.Message{}, o.err
 	}
-	return answer(o.msg, c.addr)
+	if o.msg.Header.Get(headerFetch) != "" {
+		return c.fetch(ctx, o.msg.Reply)
+	}
+	m, err := answer(o.msg, c.addr)
+	if err == nil {
+		if e := tooLarge("reply", m, c.transport.cfg.MaxMessage); e != nil {
+			return transport.Message{}, e
+		}
+	}
+	return m, err
 }
 
 // unconnected is the error of a call that is not sent for want of a connection.

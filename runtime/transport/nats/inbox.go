@@ -22,6 +22,7 @@ const (
 // An inbox is where replies arrive: one subscription for all of a transport's
 // calls. The last word of a reply's subject is the number of its call.
 type inbox struct {
+	nc     *natsgo.Conn
 	prefix string // with its dot
 	sub    *natsgo.Subscription
 	last   atomic.Uint64
@@ -47,7 +48,7 @@ type outcome struct {
 }
 
 func newInbox(nc *natsgo.Conn) (*inbox, error) {
-	in := &inbox{prefix: nc.NewInbox() + "."}
+	in := &inbox{nc: nc, prefix: nc.NewInbox() + "."}
 	in.pool.New = func() any { return &waiter{done: make(chan outcome, 1)} }
 	for i := range in.shards {
 		in.shards[i].waiters = make(map[uint64]*waiter)
@@ -122,9 +123,14 @@ func (in *inbox) receive(m *natsgo.Msg) {
 	if err != nil {
 		return
 	}
-	// None: the caller has given up, or this is a second reply.
 	if w := in.take(token); w != nil {
 		w.done <- outcome{msg: m}
+		return
+	}
+	// The caller has given up, or this is a second reply. A handler that waits for the
+	// reply to be fetched is told; an error means that there is no way to.
+	if m.Header.Get(headerFetch) != "" && validReply(m.Reply) {
+		_ = publishRefusal(in.nc, m.Reply, callerGone)
 	}
 }
 

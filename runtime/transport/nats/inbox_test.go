@@ -134,6 +134,8 @@ type handler struct{}
 
 func (handler) ServeCall(context.Context, *transport.Request, transport.Replier) {}
 
+func (handler) ServeStream(context.Context, *transport.Request, transport.ServerStream) {}
+
 func TestNewErrors(t *testing.T) {
 	if _, err := New(nil, Config{}); err == nil {
 		t.Error("no connection: no error")

@@ -16,21 +16,33 @@ import (
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
 	"github.com/protomicro/micro/runtime/transport/internal/serving"
+	"github.com/protomicro/micro/runtime/transport/internal/stream"
 	"github.com/protomicro/micro/runtime/transport/internal/wire"
 )
 
 // maxReplySubject bounds a subject that a peer gives us to keep.
 const maxReplySubject = 1024
 
-// A listener is one instance: a subscription of its own, and two for each service.
-// The subscriptions change only with the token of stopping.
+// A place is where the answer to a call goes.
+type place struct {
+	reply string       // the caller's subject
+	parts *callInParts // instead, for a call whose request came on a stream
+}
+
+// A listener is one instance: two subscriptions of its own, for requests and for the
+// frames of its streams, and two for each service. The subscriptions change only with the token of stopping.
 type listener struct {
 	transport *Transport
 	instance  string
 	base      string
 	requests  []*natsgo.Subscription // the instance's own has cancellations as well
 	cancels   []*natsgo.Subscription
-	calls     *serving.Calls[string] // by reply subject
+	frames    []*natsgo.Subscription // one
+	calls     *serving.Calls[place]
+	set       *stream.Set
+	streams   *serving.Streams
+	mux       *mux // of streams and of fetches
+	fetches   fetches
 	malformed atomic.Uint64
 
 	stopping chan struct{} // holds a token for who stops the subscriptions
@@ -59,7 +71,17 @@ func (t *Transport) Listen(ctx context.Context, cfg transport.ListenConfig) (tra
 		stopped:   make(chan struct{}),
 	}
 	seed := maphash.MakeSeed()
-	l.calls = serving.New(cfg, func(reply string) uint64 { return maphash.String(seed, reply) }, l, t.cfg.Logger)
+	l.calls = serving.New(cfg, func(p place) uint64 {
+		if p.parts != nil {
+			return p.parts.hash
+		}
+		return maphash.String(seed, p.reply)
+	}, l, t.cfg.Logger)
+	l.set = stream.NewSet(t.cfg.streams())
+	l.mux = newMux(l.base + "." + wordStream)
+	streams := cfg
+	streams.Handler = &partsHandler{Handler: cfg.Handler, listener: l}
+	l.streams = serving.NewStreams(streams, l.set, t.cfg.Logger)
 
 	l.stopping <- struct{}{} // not before it has started
 	if err := t.enter(l); err != nil {
@@ -88,6 +110,7 @@ func (t *Transport) enter(l *listener) error {
 		return status.Errorf(status.AlreadyExists, "listen: instance %q listens on this transport already", l.instance)
 	}
 	t.listeners[l.instance] = l
+	t.serving[l.mux] = struct{}{}
 	return nil
 }
 
@@ -101,6 +124,9 @@ func (t *Transport) forget(l *listener) {
 
 func (l *listener) subscribe(ctx context.Context, services []string) error {
 	t := l.transport
+	if err := l.add(&l.frames, l.mux.prefix+"*", "", l.receiveFrame); err != nil {
+		return err
+	}
 	if err := l.add(&l.requests, l.base+".*", "", l.receive); err != nil {
 		return err
 	}
@@ -115,7 +141,7 @@ func (l *listener) subscribe(ctx context.Context, services []string) error {
 	if err := t.flush(ctx); err != nil {
 		return status.Errorf(status.Unavailable, "%w", err)
 	}
-	if err := t.permissionFault(l.requests, l.cancels); err != nil {
+	if err := t.permissionFault(l.requests, l.cancels, l.frames); err != nil {
 		return status.Errorf(status.PermissionDenied, "%w", err)
 	}
 	return nil
@@ -130,7 +156,7 @@ func (l *listener) add(subs *[]*natsgo.Subscription, subject, queue string, rece
 	return nil
 }
 
-// The three that follow run on the subscriptions' goroutines and wait for nothing
+// Those that follow run on the subscriptions' goroutines and wait for nothing
 // but room in the connection's write buffer.
 
 // receive takes what is sent to the instance. Requests and cancellations share a
@@ -145,32 +171,47 @@ func (l *listener) receive(m *natsgo.Msg) {
 		if !l.answerable(m) {
 			return
 		}
-		if err := l.Refuse(m.Reply, serving.Refusal{
+		l.refuseRequest(m.Reply, serving.Refusal{
 			Code:    status.Unimplemented,
 			Message: fmt.Sprintf("instance %s does not know messages of kind %.20q", l.instance, word),
-		}); err != nil {
-			l.transport.cfg.Logger.Warn("a message could not be refused", "instance", l.instance, "error", err)
-		}
+		})
 	}
 }
 
 func (l *listener) receiveRequest(m *natsgo.Msg) {
-	if l.answerable(m) {
-		l.calls.Deliver(m.Reply, received(m))
+	if !l.answerable(m) {
+		return
+	}
+	if m.Header != nil {
+		if offer := m.Header.Get(headerStream); offer != "" {
+			l.open(m, offer)
+			return
+		}
+	}
+	req := received(m)
+	if err := tooLarge("request", req, l.transport.cfg.MaxMessage); err != nil {
+		l.refuseRequest(m.Reply, serving.Refusal{Code: err.Code(), Message: err.Message()})
+		return
+	}
+	l.calls.Deliver(place{reply: m.Reply}, req)
+}
+
+func (l *listener) refuseRequest(reply string, r serving.Refusal) {
+	if err := l.Refuse(place{reply: reply}, r); err != nil {
+		l.transport.cfg.Logger.Warn("a message could not be refused", "instance", l.instance, "error", err)
 	}
 }
 
 func (l *listener) receiveCancel(m *natsgo.Msg) {
 	if len(m.Data) > 0 && len(m.Data) <= maxReplySubject {
-		l.calls.Cancel(string(m.Data))
+		l.calls.Cancel(place{reply: string(m.Data)})
 	}
 }
 
 // answerable reports whether m says where its answer goes, and not to another
 // listener. What does not is logged, ever more rarely.
 func (l *listener) answerable(m *natsgo.Msg) bool {
-	if m.Reply != "" && len(m.Reply) <= maxReplySubject &&
-		!strings.ContainsAny(m.Reply, "*>") && !l.transport.cfg.own(m.Reply) {
+	if validReply(m.Reply) && !l.transport.cfg.own(m.Reply) {
 		return true
 	}
 	if n := l.malformed.Add(1); n&(n-1) == 0 {
@@ -183,20 +224,46 @@ func (l *listener) answerable(m *natsgo.Msg) bool {
 }
 
 // Reply implements serving.Answerer. nats.go copies the body into its write buffer.
-func (l *listener) Reply(to string, m transport.Message) error {
-	if err := publish(l.transport.nc, to, "", m); err != nil {
-		e, _ := sendError(l.transport.nc, "reply", m, err)
-		return e
+func (l *listener) Reply(to place, m transport.Message) error {
+	if err := tooLarge("reply", m, l.transport.cfg.MaxMessage); err != nil {
+		return err
 	}
-	return nil
+	if to.parts != nil {
+		return to.parts.answer(func() error { return replyInParts(to.parts.stream, m) })
+	}
+	if f := l.fetches.find(to); f != nil {
+		return f.reply(m)
+	}
+	err := publish(l.transport.nc, to.reply, "", m)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, natsgo.ErrMaxPayload):
+		return l.replyByFetch(to, m)
+	}
+	e, _ := sendError(l.transport.nc, "reply", m, err)
+	return e
 }
 
 // Refuse implements serving.Answerer.
-func (l *listener) Refuse(to string, r serving.Refusal) error {
-	err := publishRefusal(l.transport.nc, to, r)
+func (l *listener) Refuse(to place, r serving.Refusal) error {
+	if to.parts != nil {
+		return to.parts.answer(func() error {
+			if st, ok := to.parts.stream.(*stream.Server); ok && r.Started {
+				st.Abandon(r.Code, r.Message)
+				return nil
+			}
+			return to.parts.stream.Reject(r.Code, r.Message)
+		})
+	}
+	if f := l.fetches.find(to); f != nil {
+		f.stream.Abandon(r.Code, r.Message) // the handler has run
+		return nil
+	}
+	err := publishRefusal(l.transport.nc, to.reply, r)
 	if errors.Is(err, natsgo.ErrMaxPayload) {
 		r.Message = ""
-		err = publishRefusal(l.transport.nc, to, r)
+		err = publishRefusal(l.transport.nc, to.reply, r)
 	}
 	if err != nil {
 		e, _ := sendError(l.transport.nc, "refusal", transport.Message{}, err)
@@ -221,14 +288,20 @@ func (l *listener) Shutdown(ctx context.Context) error {
 		close(l.stopped)
 	case <-l.stopped:
 	case <-ctx.Done(): // another call is at it
-		l.calls.Abort()
+		l.abort()
 		return ctx.Err()
 	}
 	err := l.calls.Drain(ctx)
 	end(l.cancels)
+	if e := l.streams.Drain(ctx); err == nil {
+		err = e
+	}
 	if err != nil {
+		l.abort()
+		l.endStreams()
 		return err
 	}
+	l.endStreams()
 	if err := l.transport.flush(ctx); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -249,9 +322,29 @@ func (l *listener) abandon() {
 		l.stop(ended)
 		close(l.stopped)
 		end(l.cancels)
-	default:
+		l.abort()
+		l.endStreams()
+	default: // who holds the token does the rest
+		l.abort()
 	}
+}
+
+// abort refuses what waits and ends what runs.
+func (l *listener) abort() {
 	l.calls.Abort()
+	l.streams.Abort()
+	l.mux.loseAll(errShutdown) // what is left are fetches
+}
+
+var errShutdown = status.New(status.Unavailable, "the listener was shut down")
+
+// endStreams ends the subscription to frames, once there are no streams.
+func (l *listener) endStreams() {
+	end(l.frames)
+	t := l.transport
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.serving, l.mux)
 }
 
 // end ends subscriptions at once.

@@ -3,6 +3,7 @@ package nats
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/textproto"
 	"strconv"
 	"strings"
@@ -22,6 +23,17 @@ const (
 	headerError  = "Micro-Error"  // one may have
 )
 
+// Headers of a request that opens a stream, and of a reply that has to be fetched by
+// one.
+const (
+	headerStream = "Micro-Stream" // the client's offer
+	headerParts  = "Micro-Parts"  // the body is the stream's first message; partsCall or partsStream
+	headerFetch  = "Micro-Fetch"  // the size of a reply; the reply subject is where to open the stream
+
+	partsCall   = "call"
+	partsStream = "stream"
+)
+
 // headerStatus is how the server marks its own answers.
 const (
 	headerStatus        = "Status"
@@ -39,14 +51,38 @@ func publish(nc *natsgo.Conn, subject, reply string, m transport.Message) error 
 		}
 		return nc.PublishRequest(subject, reply, m.Body)
 	}
+	return publishMarked(nc, subject, reply, m, nil)
+}
+
+// publishMarked sends m with headers of the transport's own.
+func publishMarked(nc *natsgo.Conn, subject, reply string, m transport.Message, marks natsgo.Header) error {
 	if err := wire.CheckHeader(m.Header); err != nil {
 		return err
 	}
-	h := make(natsgo.Header, len(m.Header))
+	h := make(natsgo.Header, len(m.Header)+len(marks))
 	for key, values := range m.Header {
 		h[textproto.CanonicalMIMEHeaderKey(key)] = values
 	}
+	maps.Copy(h, marks)
 	return nc.PublishMsg(&natsgo.Msg{Subject: subject, Reply: reply, Header: h, Data: m.Body})
+}
+
+// validReply reports whether a subject that a peer names may be sent to.
+func validReply(subject string) bool {
+	return subject != "" && len(subject) <= maxReplySubject && !strings.ContainsAny(subject, "*>")
+}
+
+// tooLarge is the error of sending a message beyond limit, and nil for others.
+func tooLarge(what string, m transport.Message, limit int) *status.Error {
+	size := len(m.Body)
+	if m.Header != nil {
+		size += wire.HeaderSize(m.Header)
+	}
+	if size <= limit {
+		return nil
+	}
+	return status.Errorf(status.ResourceExhausted,
+		"the %s of %d bytes is larger than the %d bytes that the transport carries (Config.MaxMessage)", what, size, limit)
 }
 
 // publishRefusal sends an answer that is not the handler's.

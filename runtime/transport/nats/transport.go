@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -15,14 +16,16 @@ import (
 
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
+	"github.com/protomicro/micro/runtime/transport/internal/stream"
 	"github.com/protomicro/micro/runtime/transport/internal/wire"
 )
 
-// A Transport carries calls over one NATS connection. It is safe for concurrent
-// use.
+// A Transport carries calls and streams over one NATS connection. It is safe for
+// concurrent use.
 //
 // While the connection is lost, calls fail at once as Unavailable and
-// [transport.ErrNotStarted]; those under way when it is lost fail as Unavailable.
+// [transport.ErrNotStarted]; those under way when it is lost fail as Unavailable, and
+// streams end so on both sides.
 // When nats.go has connected again, calls and listeners go on by themselves. A call
 // made in the instant between the loss and nats.go's notice of it counts as under
 // way; nats.go may still send its request after reconnecting.
@@ -31,6 +34,8 @@ type Transport struct {
 	cfg   Config
 	owned bool
 	inbox *inbox
+	mux   *mux        // of the streams that are opened here
+	set   *stream.Set // the same ones
 
 	// connected lags behind the connection's state by the time that a goroutine
 	// takes to wake up. The order in which it and the inbox change matters: see
@@ -43,6 +48,7 @@ type Transport struct {
 
 	mu        sync.Mutex
 	listeners map[string]*listener
+	serving   map[*mux]struct{} // of listeners; those that stop are here until their streams have ended
 }
 
 var _ transport.Transport = (*Transport)(nil)
@@ -61,10 +67,19 @@ func New(nc *natsgo.Conn, cfg Config) (*Transport, error) {
 	if nc.Status() == natsgo.CONNECTED && !nc.HeadersSupported() {
 		return nil, fmt.Errorf("nats: the server at %s does not support headers (NATS 2.2 or later is needed)", where(nc))
 	}
-	t := &Transport{nc: nc, cfg: cfg, listeners: make(map[string]*listener)}
+	t := &Transport{
+		nc: nc, cfg: cfg, set: stream.NewSet(cfg.streams()),
+		listeners: make(map[string]*listener), serving: make(map[*mux]struct{}),
+	}
 	t.inbox, err = newInbox(nc)
 	if err != nil {
 		return nil, fmt.Errorf("nats: subscribe to replies at %s: %w", where(nc), err)
+	}
+	t.mux = newMux(t.inbox.prefix + wordStream)
+	t.mux.sub, err = subscribe(nc, t.mux.prefix+"*", "", t.receiveFrame)
+	if err != nil {
+		t.inbox.close()
+		return nil, fmt.Errorf("nats: subscribe to streams at %s: %w", where(nc), err)
 	}
 	t.events = nc.StatusChanged(natsgo.CONNECTED, natsgo.RECONNECTING, natsgo.DISCONNECTED, natsgo.CLOSED,
 		natsgo.DRAINING_SUBS, natsgo.DRAINING_PUBS)
@@ -142,7 +157,7 @@ func (t *Transport) watch() {
 			// here finds connected false.
 			t.connected.Store(false)
 			if event != natsgo.DRAINING_SUBS { // replies still come
-				t.inbox.failAll(errLost)
+				t.failAll()
 			}
 		}
 		switch t.nc.Status() {
@@ -151,8 +166,24 @@ func (t *Transport) watch() {
 			t.connected.Store(!t.closed.Load())
 		case natsgo.CLOSED:
 			t.connected.Store(false)
-			t.inbox.failAll(errLost)
+			t.failAll()
 		}
+	}
+}
+
+// failAll ends the calls and streams that are under way.
+func (t *Transport) failAll() {
+	t.inbox.failAll(errLost)
+	t.loseStreams(errLostStream)
+}
+
+func (t *Transport) loseStreams(err *status.Error) {
+	t.mux.loseAll(err)
+	t.mu.Lock()
+	serving := slices.Collect(maps.Keys(t.serving))
+	t.mu.Unlock()
+	for _, x := range serving {
+		x.loseAll(err)
 	}
 }
 
@@ -189,9 +220,9 @@ func (t *Transport) Dial(ctx context.Context, addr transport.Address) (transport
 		WithCause(transport.ErrNotStarted)
 }
 
-// Close frees the transport. Calls under way fail as Unavailable, and listeners
-// that were not shut down before refuse the calls that wait and end the contexts of
-// those that run. A connection that [Dial] made is closed; one given to [New] is
+// Close frees the transport. Calls and streams under way fail as Unavailable, and
+// listeners that were not shut down before refuse the calls that wait and end the
+// contexts of those that run. A connection that [Dial] made is closed; one given to [New] is
 // not. Closing again does nothing; the error is always nil.
 func (t *Transport) Close() error {
 	if !t.closed.CompareAndSwap(false, true) {
@@ -209,6 +240,8 @@ func (t *Transport) Close() error {
 	for _, l := range listeners {
 		l.abandon()
 	}
+	t.loseStreams(errClosedStream)
+	_ = t.mux.sub.Unsubscribe() // fails only when it has ended already
 	if t.owned {
 		t.nc.Close()
 	}

@@ -23,12 +23,18 @@ type Network struct {
 	// MaxMessage is the size of the largest body that a message without header may
 	// have.
 	MaxMessage int
+	// Streams is how many streams the case of many has; 0 means 10,000.
+	Streams int
+	// Vanish takes what Connect made off the network without a word to its peers or
+	// to itself, as a cut cable does; nil where that cannot be.
+	Vanish func(t testing.TB, tr transport.Transport)
 }
 
 // Run runs the suite. It calls open for each case; what open starts is to be
 // stopped by cleanup functions of its t, and no goroutine may be left then.
 func Run(t *testing.T, open func(t *testing.T) Network) {
-	for _, group := range [][]testCase{callCases, addressCases, cancelCases, limitCases, replyCases, shutdownCases} {
+	for _, group := range [][]testCase{callCases, addressCases, cancelCases, limitCases, replyCases, shutdownCases,
+		streamCases, streamEndCases} {
 		for _, c := range group {
 			t.Run(c.name, func(t *testing.T) {
 				before := goleak.IgnoreCurrent()
@@ -59,6 +65,10 @@ type handlerFunc func(ctx context.Context, req *transport.Request, reply transpo
 
 func (f handlerFunc) ServeCall(ctx context.Context, req *transport.Request, reply transport.Replier) {
 	f(ctx, req, reply)
+}
+
+func (f handlerFunc) ServeStream(_ context.Context, _ *transport.Request, stream transport.ServerStream) {
+	_ = stream.Reject(status.Unimplemented, "no streams here")
 }
 
 // echo answers with the request.
@@ -192,6 +202,10 @@ func (g *gate) ServeCall(ctx context.Context, req *transport.Request, reply tran
 		g.ended <- string(req.Body)
 		_ = reply.Reply(transport.Message{Body: []byte("ended")})
 	}
+}
+
+func (g *gate) ServeStream(_ context.Context, _ *transport.Request, stream transport.ServerStream) {
+	_ = stream.Reject(status.Unimplemented, "no streams here")
 }
 
 // eventually waits for a condition that has to come true.

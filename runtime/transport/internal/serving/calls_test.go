@@ -50,6 +50,10 @@ func (f handlerFunc) ServeCall(ctx context.Context, req *transport.Request, repl
 	f(ctx, req, reply)
 }
 
+func (f handlerFunc) ServeStream(_ context.Context, _ *transport.Request, stream transport.ServerStream) {
+	_ = stream.Reject(status.Unimplemented, "no streams here")
+}
+
 // newCalls makes calls whose keys all fall into one shard.
 func newCalls(t *testing.T, a *answers, cfg transport.ListenConfig) *Calls[string] {
 	t.Helper()
