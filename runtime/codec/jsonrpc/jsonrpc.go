@@ -66,6 +66,15 @@ const (
 	memberValue    = "value"
 )
 
+// AppendMessage appends msg in protobuf's JSON mapping.
+func (jsonRPC) AppendMessage(dst []byte, msg proto.Message) ([]byte, error) {
+	b, err := appendMessage(dst, msg)
+	if err != nil {
+		return dst, err
+	}
+	return b, nil
+}
+
 // Unmarshal accepts the names of fields in lowerCamelCase and as the .proto file
 // has them, and ignores those that msg does not know: as with proto-rpc, a peer may
 // be newer. No payload and null are an empty message.

@@ -49,6 +49,15 @@ func New() codec.Codec { return protoRPC{} }
 func (protoRPC) Name() string        { return "proto-rpc" }
 func (protoRPC) ContentType() string { return codec.ProtoRPC }
 
+// AppendMessage appends msg in protobuf.
+func (protoRPC) AppendMessage(dst []byte, msg proto.Message) ([]byte, error) {
+	b, err := proto.MarshalOptions{}.MarshalAppend(dst, msg)
+	if err != nil {
+		return dst, err
+	}
+	return b, nil
+}
+
 // Unmarshal ignores fields that msg does not know, as protobuf does.
 func (protoRPC) Unmarshal(payload []byte, msg proto.Message) error {
 	return proto.Unmarshal(payload, msg)
