@@ -109,8 +109,8 @@ func (n notedRegistration) Close(ctx context.Context) error {
 
 func TestRunOrder(t *testing.T) {
 	boom := errors.New("boom")
-	const started = "before-start listen register:echo.v1.Admin register:echo.v1.Echo after-start "
-	const stopped = "before-stop deregister deregister shutdown after-stop"
+	const started = "before-start listen register:echo.v1.Admin register:echo.v1.Echo register:echo.v1.Stream after-start "
+	const stopped = "before-stop deregister deregister deregister shutdown after-stop"
 	for name, tc := range map[string]struct {
 		beforeStart, listen, afterStart, beforeStop, afterStop, deregister error
 		failAt                                                             string
@@ -291,7 +291,7 @@ func TestReadyAndRegistered(t *testing.T) {
 		t.Errorf("registered: %+v", snapshot.Instances)
 	}
 	services, err := r.Services(t.Context())
-	if err != nil || !slices.Equal(services, []string{echov1micro.AdminName, echov1micro.EchoName}) {
+	if err != nil || !slices.Equal(services, []string{echov1micro.AdminName, echov1micro.EchoName, echov1micro.StreamName}) {
 		t.Errorf("services %q, %v", services, err)
 	}
 	cancel()

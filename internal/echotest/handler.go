@@ -18,7 +18,7 @@ import (
 	"github.com/protomicro/micro/runtime/status"
 )
 
-// A Handler is both services of one instance.
+// A Handler is all services of one instance.
 type Handler struct {
 	Instance string
 
@@ -31,10 +31,11 @@ var (
 	_ echov1micro.AdminHandler = (*Handler)(nil)
 )
 
-// Register registers both services with s.
+// Register registers the services with s.
 func (h *Handler) Register(s *server.Server) error {
 	return errors.Join(
 		echov1micro.RegisterEchoHandler(s, h, server.WithInterceptors(h.count)),
+		echov1micro.RegisterStreamHandler(s, h, server.WithInterceptors(h.count)),
 		echov1micro.RegisterAdminHandler(s, h))
 }
 
@@ -104,7 +105,7 @@ func (h *Handler) Panic(_ context.Context, req *echov1.PanicRequest) (*echov1.Pa
 	panic(req.GetMessage())
 }
 
-// Counts tells how many calls of each procedure of Echo were begun.
+// Counts tells how many calls of each procedure of Echo and Stream were begun.
 func (h *Handler) Counts(context.Context, *echov1.CountsRequest) (*echov1.CountsResponse, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -1,6 +1,7 @@
 package generator
 
 import (
+	"go/doc/comment"
 	"strings"
 	"unicode"
 
@@ -40,6 +41,29 @@ func commentLines(c protogen.Comments) []string {
 	}
 	for len(lines) > 0 && lines[len(lines)-1] == "" {
 		lines = lines[:len(lines)-1]
+	}
+	return lines
+}
+
+// docLines are commentLines in the shape that gofmt gives to doc comments, so that
+// the files need not be formatted again and again.
+func docLines(c protogen.Comments) []string {
+	lines := commentLines(c)
+	for i, line := range lines {
+		lines[i] = strings.TrimPrefix(line, " ")
+	}
+	text := strings.Join(lines, "\n")
+	if strings.TrimSpace(text) == "" {
+		return nil
+	}
+	for range 2 { // a comment of odd shape comes to rest at the second time
+		text = string(new(comment.Printer).Comment(new(comment.Parser).Parse(text)))
+	}
+	lines = strings.Split(strings.TrimRight(text, "\n"), "\n")
+	for i, line := range lines {
+		if line != "" && line[0] != '\t' {
+			lines[i] = " " + line
+		}
 	}
 	return lines
 }

@@ -5,12 +5,11 @@
 // comments.go). All views are resolved together: names that clash and what cannot be
 // generated are faults (resolve.go, symbols.go, messages.go, faults.go), and imports
 // get names that nothing hides (imports.go). Views without faults are rendered by
-// the templates (render.go).
+// the templates (render.go), all at the same time.
 package generator
 
 import (
-	"errors"
-	"go/format"
+	"fmt"
 	"strings"
 
 	"google.golang.org/protobuf/compiler/protogen"
@@ -24,6 +23,9 @@ const (
 	minimumEdition = int32(descriptorpb.Edition_EDITION_PROTO2)
 	maximumEdition = int32(descriptorpb.Edition_EDITION_2024)
 )
+
+// ownFault is what is said of errors that should not be.
+const ownFault = "this is a fault of protoc-gen-micro"
 
 // Generate answers a request. The same request has the same answer. Whatever is
 // wrong with the request is in the response's error: all faults at once, one a
@@ -49,36 +51,36 @@ func generate(req *pluginpb.CodeGeneratorRequest) (*pluginpb.CodeGeneratorRespon
 	if err := checkGoPackages(req, params); err != nil {
 		return nil, err
 	}
-	plugin, err := protogen.Options{
-		ParamFunc:         func(string, string) error { return nil }, // parsed above
-		ImportRewriteFunc: importPath,
-	}.New(req)
+	req = &pluginpb.CodeGeneratorRequest{
+		FileToGenerate:  req.GetFileToGenerate(),
+		Parameter:       proto.String(params.known(req)),
+		ProtoFile:       req.GetProtoFile(),
+		CompilerVersion: req.GetCompilerVersion(),
+	}
+	plugin, err := protogen.Options{}.New(req)
+	if err != nil {
+		// On one line, and without the space that protobuf varies between builds.
+		text := strings.Join(strings.Fields(err.Error()), " ")
+		return nil, fmt.Errorf("the request does not hold together: %s (compilers do not make such requests; see what changes the descriptors on their way)", text)
+	}
+	outputs, err := resolve(plugin, params)
 	if err != nil {
 		return nil, err
 	}
-	outputs, err := resolve(plugin, params.packageSuffix)
+	texts, err := renderAll(outputs)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w (%s; please report it with the .proto file)", err, ownFault)
 	}
-	for _, out := range outputs {
-		if _, err := render(plugin, out); err != nil {
-			return nil, err
+	res := new(pluginpb.CodeGeneratorResponse)
+	for i, out := range outputs {
+		name := out.filename
+		if params.module != "" {
+			name = strings.TrimPrefix(name, params.module+"/")
 		}
-	}
-	res := plugin.Response()
-	if res.Error != nil {
-		return nil, errors.New(res.GetError())
-	}
-	for _, f := range res.File {
-		if !strings.HasSuffix(f.GetName(), ".go") {
-			continue
-		}
-		// Comments of odd shape come to rest only when formatted once more.
-		src, err := format.Source([]byte(f.GetContent()))
-		if err != nil {
-			return nil, err
-		}
-		f.Content = proto.String(string(src))
+		res.File = append(res.File, &pluginpb.CodeGeneratorResponse_File{
+			Name:    proto.String(name),
+			Content: proto.String(string(texts[i])),
+		})
 	}
 	return res, nil
 }

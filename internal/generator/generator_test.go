@@ -50,17 +50,6 @@ service Greeter { rpc Hello(M) returns (M); }`
 	}
 }
 
-func TestConflictingOptions(t *testing.T) {
-	req := compile(t, "paths=source_relative,module=example.com", map[string]string{"a.proto": header("a") + "service A {}"})
-	if got := Generate(req).GetError(); !strings.Contains(got, "module=") {
-		t.Errorf("the error is %q", got)
-	}
-	req = compile(t, "module=example.org", map[string]string{"a.proto": header("a") + "service A {}"})
-	if got := Generate(req).GetError(); !strings.Contains(got, `"example.org"`) {
-		t.Errorf("the error is %q", got)
-	}
-}
-
 func TestOnlyAskedFilesAreGenerated(t *testing.T) {
 	req := compile(t, "", map[string]string{
 		"a.proto": header("a") + "service A {}",

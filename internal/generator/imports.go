@@ -3,8 +3,9 @@ package generator
 import (
 	"go/token"
 	"go/types"
+	"maps"
+	"slices"
 	"strconv"
-	"strings"
 
 	"google.golang.org/protobuf/compiler/protogen"
 )
@@ -14,33 +15,37 @@ const runtimePath = "github.com/protomicro/micro/runtime/"
 // imported are the packages that the templates name, by the functions with which
 // they do.
 var imported = map[string]protogen.GoImportPath{
-	"context": "context",
-	"client":  runtimePath + "client",
-	"rpc":     runtimePath + "rpc",
-	"server":  runtimePath + "server",
-	"status":  runtimePath + "status",
+	"context":  "context",
+	"io":       "io",
+	"iter":     "iter",
+	"client":   runtimePath + "client",
+	"metadata": runtimePath + "metadata",
+	"rpc":      runtimePath + "rpc",
+	"server":   runtimePath + "server",
+	"status":   runtimePath + "status",
 }
 
 // locals are the names of parameters and variables in the templates. A package of
 // such a name would be hidden where it is needed.
-var locals = []string{"c", "call", "ctx", "err", "h", "opts", "req", "res", "s"}
+var locals = []string{"c", "call", "ctx", "err", "h", "opts", "req", "res", "s", "stream", "yield"}
 
-// imports chooses the names under which one generated file imports packages.
-//
-// protogen would name a package after the end of its path, which is v1 for most,
-// and knows of no other names in the file. So it is given a path with the chosen
-// name behind a separator that no import path has, from which it makes that very
-// name, and [importPath] gives it back the path when it writes the import.
+// imports chooses the names under which one generated file imports packages. protogen
+// would name them after the ends of their paths, which are v1 for most, and knows of
+// no other names in the file.
 type imports struct {
 	own   protogen.GoImportPath
 	taken map[string]bool
 	names map[protogen.GoImportPath]string
+	used  map[protogen.GoImportPath]bool
 }
 
-const separator = ";/"
-
 func newImports(own protogen.GoImportPath, declared map[string]symbol) *imports {
-	im := &imports{own: own, taken: make(map[string]bool), names: make(map[protogen.GoImportPath]string)}
+	im := &imports{
+		own:   own,
+		taken: make(map[string]bool),
+		names: make(map[protogen.GoImportPath]string),
+		used:  make(map[protogen.GoImportPath]bool),
+	}
 	for _, name := range types.Universe.Names() {
 		im.taken[name] = true
 	}
@@ -58,10 +63,10 @@ func newImports(own protogen.GoImportPath, declared map[string]symbol) *imports 
 	return im
 }
 
-// ident is name of the package at path, whose own name is pkg.
-func (im *imports) ident(path protogen.GoImportPath, pkg, name string) protogen.GoIdent {
+// ident is name of the package at path, whose own name is pkg, as the file has it.
+func (im *imports) ident(path protogen.GoImportPath, pkg, name string) string {
 	if path == im.own {
-		return path.Ident(name)
+		return name
 	}
 	alias, ok := im.names[path]
 	if !ok {
@@ -72,11 +77,18 @@ func (im *imports) ident(path protogen.GoImportPath, pkg, name string) protogen.
 		im.names[path] = alias
 		im.taken[alias] = true
 	}
-	return protogen.GoIdent{GoImportPath: path + protogen.GoImportPath(separator+alias), GoName: name}
+	im.used[path] = true
+	return alias + "." + name
 }
 
-// importPath takes off what [imports.ident] adds.
-func importPath(p protogen.GoImportPath) protogen.GoImportPath {
-	path, _, _ := strings.Cut(string(p), separator)
-	return protogen.GoImportPath(path)
+// An importLine is one import in a file.
+type importLine struct{ Name, Path string }
+
+// lines are the imports that are used, in the order of their paths.
+func (im *imports) lines() []importLine {
+	var lines []importLine
+	for _, path := range slices.Sorted(maps.Keys(im.used)) {
+		lines = append(lines, importLine{im.names[path], string(path)})
+	}
+	return lines
 }

@@ -3,10 +3,8 @@ package generator
 import (
 	"fmt"
 	"go/token"
-	"path"
 	"strings"
 
-	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/pluginpb"
 )
 
@@ -17,13 +15,15 @@ const knownParameters = "package_suffix=SUFFIX, paths=import, paths=source_relat
 
 type parameters struct {
 	packageSuffix string
-	mapped        map[string]bool // files that have an M parameter
+	paths         string
+	module        string
+	mapped        map[string]string // values of M parameters by file
 }
 
 // parseParameters reads what is this plugin's own and refuses what is nobody's:
 // protogen takes paths, module and M from the same text later.
 func parseParameters(text string) (parameters, error) {
-	p := parameters{packageSuffix: defaultSuffix, mapped: make(map[string]bool)}
+	p := parameters{packageSuffix: defaultSuffix, mapped: make(map[string]string)}
 	var fs faults
 	for param := range strings.SplitSeq(text, ",") {
 		name, value, hasValue := strings.Cut(param, "=")
@@ -43,45 +43,37 @@ func parseParameters(text string) (parameters, error) {
 			if value != "import" && value != "source_relative" {
 				fs.add(nil, fmt.Sprintf("option paths=%s does not exist", value), "it is paths=import or paths=source_relative")
 			}
+			p.paths = value
 		case name == "module" && value != "":
+			p.module = value
 		case name[0] == 'M' && strings.Contains(name, ".") && value != "":
-			p.mapped[name[1:]] = true
+			p.mapped[name[1:]] = value
 		case name == "module" || name[0] == 'M' && strings.Contains(name, "."):
 			fs.add(nil, fmt.Sprintf("option %s has no value", name), "the options are "+knownParameters)
 		default:
-			fs.add(nil, fmt.Sprintf("there is no option %s", name), "the options are "+knownParameters)
+			fs.add(nil, fmt.Sprintf("there is no option %q", name), "the options are "+knownParameters)
 		}
+	}
+	if p.paths == "source_relative" && p.module != "" {
+		fs.add(nil, "options module and paths=source_relative exclude each other", "module shortens paths that begin with the go_package; drop one of the two")
 	}
 	return p, fs.err()
 }
 
-// checkGoPackages finds all files without a Go package at once, where protogen
-// stops at the first.
-func checkGoPackages(req *pluginpb.CodeGeneratorRequest, params parameters) error {
-	files := make(map[string]*descriptorpb.FileDescriptorProto)
+// known is the text of the parameters that protogen takes, without those for files
+// that are not there: it would have them agree with the ones that are.
+func (p parameters) known(req *pluginpb.CodeGeneratorRequest) string {
+	var list []string
+	if p.paths != "" {
+		list = append(list, "paths="+p.paths)
+	}
+	if p.module != "" {
+		list = append(list, "module="+p.module)
+	}
 	for _, f := range req.GetProtoFile() {
-		files[f.GetName()] = f
-	}
-	var fs faults
-	seen := make(map[string]bool)
-	var check func(name string)
-	check = func(name string) {
-		f := files[name]
-		if f == nil || seen[name] {
-			return
-		}
-		seen[name] = true
-		if !params.mapped[name] && f.GetOptions().GetGoPackage() == "" {
-			fs.addAt(place{file: name}, "has no Go package",
-				fmt.Sprintf("give it option go_package = %q, or pass M%s=IMPORT_PATH",
-					path.Join("example.com/your/module", path.Dir(name)), name))
-		}
-		for _, dep := range f.GetDependency() {
-			check(dep)
+		if value := p.mapped[f.GetName()]; value != "" {
+			list = append(list, "M"+f.GetName()+"="+value)
 		}
 	}
-	for _, name := range req.GetFileToGenerate() {
-		check(name)
-	}
-	return fs.err()
+	return strings.Join(list, ",")
 }

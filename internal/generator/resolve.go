@@ -4,23 +4,39 @@ import (
 	"fmt"
 	"go/token"
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/compiler/protogen"
 )
 
 // resolve makes the views of all files to write. Its error holds every fault.
-func resolve(plugin *protogen.Plugin, suffix string) ([]*output, error) {
+func resolve(plugin *protogen.Plugin, params parameters) ([]*output, error) {
 	var fs faults
 	table := newSymbols(&fs)
-	for _, f := range plugin.Files {
-		table.declareMessages(plugin, f)
+	// The order of the request, in which compilers differ, must show nowhere.
+	files := slices.SortedFunc(slices.Values(plugin.Files), func(a, b *protogen.File) int {
+		return strings.Compare(a.Desc.Path(), b.Desc.Path())
+	})
+	generatedInto := make(map[protogen.GoImportPath]bool)
+	for _, f := range files {
+		if f.Generate && len(f.Services) > 0 {
+			_, importPath := target(f, params.packageSuffix)
+			generatedInto[importPath] = true
+		}
 	}
+	for _, f := range files {
+		if generatedInto[f.GoImportPath] {
+			table.declareMessages(plugin, f)
+		}
+	}
+	graph := newPackageGraph(plugin)
 	// Files that are only imported come first, so that faults are found where
 	// something is generated. Their services belong to the same packages.
 	var sources []*protogen.File
 	for _, generate := range []bool{false, true} {
-		for _, f := range plugin.Files {
-			if f.Generate == generate && len(f.Services) > 0 {
+		for _, f := range files {
+			_, importPath := target(f, params.packageSuffix)
+			if f.Generate == generate && len(f.Services) > 0 && generatedInto[importPath] {
 				sources = append(sources, f)
 			}
 		}
@@ -29,7 +45,7 @@ func resolve(plugin *protogen.Plugin, suffix string) ([]*output, error) {
 	var outputs []*output
 	writers := make(map[string]*protogen.File)
 	for _, f := range sources {
-		out := newOutput(f, suffix)
+		out := newOutput(f, params.packageSuffix)
 		for _, s := range f.Services {
 			v := newService(f, s)
 			out.Services = append(out.Services, v)
@@ -45,11 +61,12 @@ func resolve(plugin *protogen.Plugin, suffix string) ([]*output, error) {
 		}
 		outputs = append(outputs, out)
 		if other := writers[out.filename]; other != nil {
-			fs.addAt(place{file: f.Desc.Path()}, fmt.Sprintf("is generated into %s, and so is %s", out.filename, other.Desc.Path()),
+			fs.add(f.Services[0].Desc, fmt.Sprintf("%s is generated into %s, and so is %s", f.Desc.Path(), out.filename, placeOf(other.Services[0].Desc)),
 				"rename one of the files, or give them different Go packages")
 		}
 		writers[out.filename] = f
-		check(&fs, plugin, f, out)
+		checkPackage(&fs, plugin, f, out, params)
+		checkMessages(&fs, plugin, graph, out)
 	}
 	if err := fs.err(); err != nil {
 		return nil, err
@@ -57,10 +74,10 @@ func resolve(plugin *protogen.Plugin, suffix string) ([]*output, error) {
 
 	// The names of imports depend on all that is declared.
 	for _, out := range outputs {
-		im := newImports(out.importPath, table.in(out.importPath))
-		message := func(m *protogen.Message) protogen.GoIdent {
+		out.imports = newImports(out.importPath, table.in(out.importPath))
+		message := func(m *protogen.Message) string {
 			file := plugin.FilesByPath[m.Desc.ParentFile().Path()]
-			return im.ident(m.GoIdent.GoImportPath, string(file.GoPackageName), m.GoIdent.GoName)
+			return out.imports.ident(m.GoIdent.GoImportPath, string(file.GoPackageName), m.GoIdent.GoName)
 		}
 		for _, s := range out.Services {
 			for _, m := range s.Methods {
@@ -71,26 +88,73 @@ func resolve(plugin *protogen.Plugin, suffix string) ([]*output, error) {
 	return outputs, nil
 }
 
-// check notes what of f cannot be generated.
-func check(fs *faults, plugin *protogen.Plugin, f *protogen.File, out *output) {
+// checkPackage notes where f cannot be generated into the package of out.
+func checkPackage(fs *faults, plugin *protogen.Plugin, f *protogen.File, out *output, params parameters) {
+	at := placeOfGoPackage(f.Proto)
 	if !token.IsIdentifier(out.Package) || out.Package == "_" {
-		fs.addAt(place{file: f.Desc.Path()}, fmt.Sprintf("is generated into package %q, which is not a Go package name", out.Package),
+		fs.addAt(at, fmt.Sprintf("%s is generated into package %q, which is not a Go package name", f.Desc.Path(), out.Package),
 			fmt.Sprintf(`name the package in the go_package option: "%s;name"`, string(f.GoImportPath)))
 	}
-	for _, s := range f.Services {
+	if params.module != "" && !strings.HasPrefix(out.filename, params.module+"/") {
+		fs.addAt(at, fmt.Sprintf("%s is generated into %s, which is not below module=%s", f.Desc.Path(), out.filename, params.module),
+			"pass as module what all go_package options begin with")
+	}
+	for _, other := range plugin.Files {
+		if other.GoImportPath == out.importPath && string(other.GoPackageName) != out.Package {
+			fs.addAt(at, fmt.Sprintf("%s is generated into package %s at %s, which is package %s in %s",
+				f.Desc.Path(), out.Package, string(out.importPath), other.GoPackageName, placeOfGoPackage(other.Proto)),
+				"give one of them another go_package, or pass another package_suffix")
+			break
+		}
+	}
+}
+
+// checkMessages notes what of the messages of out's methods Go cannot find there.
+// A fault of many methods is noted at the first.
+func checkMessages(fs *faults, plugin *protogen.Plugin, graph *packageGraph, out *output) {
+	seen := make(map[*protogen.File]bool)
+	for _, s := range out.Services {
 		for _, m := range s.Methods {
-			if m.Desc.IsStreamingClient() || m.Desc.IsStreamingServer() {
-				fs.add(m.Desc, procedure(m.Desc)+" streams",
-					"only unary methods are generated; make it unary, or move it to a file that protoc-gen-micro is not run on")
-			}
-			used := []*protogen.Message{m.Input, m.Output}
-			for _, message := range slices.Compact(used) {
+			for _, message := range []*protogen.Message{m.source.Input, m.source.Output} {
 				file := plugin.FilesByPath[message.Desc.ParentFile().Path()]
-				if file.GoPackageName == "main" && file.GoImportPath != out.importPath {
-					fs.add(m.Desc, fmt.Sprintf("%s uses %s of Go package main, which cannot be imported", procedure(m.Desc), message.Desc.FullName()),
+				if seen[file] {
+					continue
+				}
+				seen[file] = true
+				fault := func(what, remedy string) {
+					fs.add(m.source.Desc, fmt.Sprintf("%s uses %s, %s", procedure(m.source.Desc), message.Desc.FullName(), what), remedy)
+				}
+				if when := constraint(stem(file.Desc.Path())); when != "" {
+					fault(fmt.Sprintf("whose Go file is named after %s and therefore %s", file.Desc.Path(), whenBuilt(when)),
+						"rename the .proto file")
+				}
+				if file.GoImportPath == out.importPath {
+					continue
+				}
+				if name := string(file.GoPackageName); !token.IsIdentifier(name) || name == "_" {
+					fault(fmt.Sprintf("which is in package %q, which is not a Go package name", name),
+						fmt.Sprintf("name the package in the go_package option of %s", file.Desc.Path()))
+				}
+				if file.GoPackageName == "main" {
+					fault("which is in Go package main, which cannot be imported",
 						fmt.Sprintf("give %s another go_package", file.Desc.Path()))
+				}
+				if why := notImportable(file.GoImportPath); why != "" {
+					fault(fmt.Sprintf("whose go_package %q cannot be imported: it %s", string(file.GoImportPath), why),
+						fmt.Sprintf("give %s an import path in full, or generate into its package with package_suffix=", file.Desc.Path()))
+				}
+				if graph.imports(file.GoImportPath, out.importPath) {
+					fault(fmt.Sprintf("whose Go package imports %s, into which the service is generated: a cycle", string(out.importPath)),
+						"give one of the files another go_package, or pass another package_suffix")
 				}
 			}
 		}
 	}
+}
+
+func whenBuilt(constraint string) string {
+	if constraint == ignored {
+		return "never built"
+	}
+	return "built for " + constraint + " only"
 }

@@ -100,6 +100,8 @@ func describe(d protoreflect.Descriptor) string {
 		return "method " + procedure(d)
 	case protoreflect.MessageDescriptor:
 		return "message " + string(d.FullName())
+	case protoreflect.OneofDescriptor:
+		return "oneof " + string(d.FullName())
 	case protoreflect.EnumDescriptor:
 		return "enum " + string(d.FullName())
 	case protoreflect.EnumValueDescriptor:

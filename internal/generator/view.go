@@ -2,12 +2,20 @@ package generator
 
 import (
 	"path"
+	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/compiler/protogen"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
+)
+
+// Fields of a file's descriptor, as source information has them.
+const (
+	packageField = 2
+	syntaxField  = 12
+	editionField = 14
 )
 
 // An output is one file to write: the view that file.go.tmpl ranges over.
@@ -18,8 +26,10 @@ type output struct {
 	Package  string
 	Services []*service
 
+	commented  bool // something of the .proto file's comments is in it
 	filename   string
 	importPath protogen.GoImportPath
+	imports    *imports
 }
 
 // A service with the Go names that are declared for it.
@@ -45,34 +55,53 @@ type method struct {
 	GoName  string
 	Name    string
 
-	Procedure, Spec string
+	Procedure, Spec            string
+	ClientStream, ServerStream string // types; empty where nothing streams
 
-	Kind, Idempotency string // names of constants in package rpc
+	Streams, ClientStreams, ServerStreams bool
+
+	Kind, Idempotency string // names of constants in package rpc; none for what is not known
 
 	Doc         []string // comment and deprecation
 	Deprecation []string // the deprecation alone, below a first sentence
 
-	Request, Response protogen.GoIdent
+	Request, Response string // types, as the file has them
 
 	source *protogen.Method
 }
 
-func (m *method) declared() []string { return []string{m.Procedure, m.Spec} }
+func (m *method) declared() []string {
+	names := []string{m.Procedure, m.Spec}
+	if m.Streams {
+		names = append(names, m.ClientStream, m.ServerStream)
+	}
+	return names
+}
+
+// target is the name and the path of the package that f's services are generated into.
+func target(f *protogen.File, suffix string) (name string, importPath protogen.GoImportPath) {
+	name = string(f.GoPackageName) + suffix
+	if suffix == "" {
+		return name, f.GoImportPath
+	}
+	return name, f.GoImportPath + protogen.GoImportPath("/"+name)
+}
 
 func newOutput(f *protogen.File, suffix string) *output {
-	out := &output{
-		Origin:     "Source: " + f.Desc.Path(),
-		Package:    string(f.GoPackageName),
-		filename:   f.GeneratedFilenamePrefix + ".micro.go",
-		importPath: f.GoImportPath,
+	out := &output{Origin: "Source: " + pathOf(f)}
+	out.Package, out.importPath = target(f, suffix)
+	dir := path.Dir(f.GeneratedFilenamePrefix)
+	if suffix != "" {
+		dir = path.Join(dir, out.Package)
 	}
+	out.filename = path.Join(dir, neutral(stem(f.Desc.Path()))+".micro.go")
 	if deprecated(f) {
-		out.Origin = f.Desc.Path() + " is a deprecated file."
+		out.Origin = pathOf(f) + " is a deprecated file."
 	}
-	for _, number := range []int32{12, 14, 2} { // syntax or edition, then package
+	for _, number := range []int32{syntaxField, editionField, packageField} {
 		loc := f.Desc.SourceLocations().ByPath(protoreflect.SourcePath{number})
 		blocks := loc.LeadingDetachedComments
-		if number != 2 {
+		if number != packageField {
 			blocks = append(blocks[:len(blocks):len(blocks)], loc.LeadingComments)
 		}
 		for _, block := range blocks {
@@ -81,16 +110,28 @@ func newOutput(f *protogen.File, suffix string) *output {
 			}
 		}
 		// In the messages' package, protoc-gen-go writes the package's comment.
-		if number == 2 && suffix != "" {
-			out.Doc = commentLines(protogen.Comments(loc.LeadingComments))
+		if number == packageField && suffix != "" {
+			out.Doc = docLines(protogen.Comments(loc.LeadingComments))
 		}
 	}
-	if suffix != "" {
-		out.Package += suffix
-		out.importPath += protogen.GoImportPath("/" + out.Package)
-		out.filename = path.Join(path.Dir(f.GeneratedFilenamePrefix), out.Package, path.Base(out.filename))
+	out.commented = len(out.Head) > 0 || len(out.Doc) > 0
+	for _, s := range f.Services {
+		out.commented = out.commented || s.Comments.Leading != ""
+		for _, m := range s.Methods {
+			out.commented = out.commented || m.Comments.Leading != ""
+		}
 	}
 	return out
+}
+
+// pathOf is the path of f as a comment may have it.
+func pathOf(f *protogen.File) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, f.Desc.Path())
 }
 
 func newService(f *protogen.File, s *protogen.Service) *service {
@@ -107,11 +148,11 @@ func newService(f *protogen.File, s *protogen.Service) *service {
 	}
 	switch {
 	case deprecated(f):
-		v.Deprecation = deprecation("The entire proto file " + f.Desc.Path() + " is marked as deprecated.")
+		v.Deprecation = deprecation("The entire proto file " + pathOf(f) + " is marked as deprecated.")
 	case s.Desc.Options().(*descriptorpb.ServiceOptions).GetDeprecated():
-		v.Deprecation = deprecation("Marked as deprecated in " + f.Desc.Path() + ".")
+		v.Deprecation = deprecation("Marked as deprecated in " + pathOf(f) + ".")
 	}
-	v.About = append(paragraph(commentLines(s.Comments.Leading)), v.Deprecation...)
+	v.About = append(paragraph(docLines(s.Comments.Leading)), v.Deprecation...)
 	for _, m := range s.Methods {
 		v.Methods = append(v.Methods, newMethod(f, v, m))
 	}
@@ -120,14 +161,26 @@ func newService(f *protogen.File, s *protogen.Service) *service {
 
 func newMethod(f *protogen.File, s *service, m *protogen.Method) *method {
 	v := &method{
-		Service:     s,
-		GoName:      m.GoName,
-		Name:        string(m.Desc.Name()),
-		Procedure:   s.GoName + m.GoName + "Procedure",
-		Spec:        unexported(s.GoName) + m.GoName + "Spec",
-		Kind:        "Unary",
-		Idempotency: "IdempotencyUnknown",
-		source:      m,
+		Service:   s,
+		GoName:    m.GoName,
+		Name:      string(m.Desc.Name()),
+		Procedure: s.GoName + m.GoName + "Procedure",
+		Spec:      unexported(s.GoName) + m.GoName + "Spec",
+		Kind:      "Unary",
+		source:    m,
+	}
+	v.ClientStreams, v.ServerStreams = m.Desc.IsStreamingClient(), m.Desc.IsStreamingServer()
+	switch {
+	case v.ClientStreams && v.ServerStreams:
+		v.Kind = "BidiStream"
+	case v.ClientStreams:
+		v.Kind = "ClientStream"
+	case v.ServerStreams:
+		v.Kind = "ServerStream"
+	}
+	if v.Streams = v.ClientStreams || v.ServerStreams; v.Streams {
+		v.ClientStream = s.GoName + m.GoName + "ClientStream"
+		v.ServerStream = s.GoName + m.GoName + "ServerStream"
 	}
 	options := m.Desc.Options().(*descriptorpb.MethodOptions)
 	switch options.GetIdempotencyLevel() {
@@ -137,9 +190,9 @@ func newMethod(f *protogen.File, s *service, m *protogen.Method) *method {
 		v.Idempotency = "Idempotent"
 	}
 	if options.GetDeprecated() {
-		v.Deprecation = deprecation("Marked as deprecated in " + f.Desc.Path() + ".")
+		v.Deprecation = deprecation("Marked as deprecated in " + pathOf(f) + ".")
 	}
-	v.Doc = append(commentLines(m.Comments.Leading), v.Deprecation...)
+	v.Doc = append(docLines(m.Comments.Leading), v.Deprecation...)
 	if len(v.Doc) > 0 && v.Doc[0] == "" {
 		v.Doc = v.Doc[1:]
 	}

@@ -15,7 +15,8 @@ import (
 )
 
 // An Invoker carries out one call, with all its attempts. ctx holds the call's
-// deadline.
+// deadline. For a stream it carries out the opening, and puts the stream into the
+// call: an interceptor that wants to see more wraps that.
 type Invoker func(ctx context.Context, call *Call) error
 
 // An Interceptor wraps what carries out a call. It is applied once, when the
@@ -29,12 +30,16 @@ type Call struct {
 	// Request is what is sent. An interceptor that wants to change it puts another
 	// message in its place: the caller's is not its to change.
 	Request proto.Message
-	// Response holds the answer once next has returned without an error.
+	// Response holds the answer of a unary call once next has returned without an
+	// error. It is nil for a stream.
 	Response proto.Message
+	// Stream is set once next has opened it. It is nil for a unary call.
+	Stream Stream
 	// Metadata goes with the request. It may be the context's: an interceptor adds
 	// to it with [Call.AddMetadata].
 	Metadata metadata.MD
-	// ResponseMetadata came with the response or the error, once next has returned.
+	// ResponseMetadata came with the response or the error of a unary call, once next
+	// has returned.
 	ResponseMetadata metadata.MD
 
 	address          transport.Address
@@ -46,6 +51,15 @@ type Call struct {
 
 	frame codec.Request  // of the last attempt
 	reply codec.Response // to it
+
+	cancel context.CancelFunc // ends a stream's context
+}
+
+// giveMetadata gives the response's metadata to who asked for it.
+func (c *Call) giveMetadata() {
+	if c.responseMetadata != nil {
+		*c.responseMetadata = c.ResponseMetadata
+	}
 }
 
 // AddMetadata adds a pair to the request's metadata, for this call only.
@@ -79,9 +93,9 @@ func WithFilter(f selector.Filter) CallOption {
 	}
 }
 
-// WithTimeout bounds one call instead of the client's Timeout. The context's
-// deadline holds as well, if it is earlier. A negative value means no bound of
-// the call's own.
+// WithTimeout bounds one call instead of the client's Timeout, or one stream from
+// its opening to its end. The context's deadline holds as well, if it is earlier. A
+// negative value means no bound of the call's own.
 func WithTimeout(d time.Duration) CallOption {
 	return func(c *Call) { c.timeout = d }
 }
@@ -98,7 +112,7 @@ func WithMetadata(kv ...string) CallOption {
 }
 
 // WithResponseMetadata sets md to what came with the response, or with the error,
-// before the call returns.
+// before a unary call returns. A stream has it at its end: Stream.ResponseMetadata.
 func WithResponseMetadata(md *metadata.MD) CallOption {
 	return func(c *Call) { c.responseMetadata = md }
 }

@@ -44,7 +44,7 @@ type Config struct {
 	Filter selector.Filter
 	// Codec is the encoding of requests. Default: proto-rpc.
 	Codec codec.Codec
-	// Timeout bounds a call whose context has no deadline, and with it all the
+	// Timeout bounds a unary call whose context has no deadline, and with it all the
 	// call's attempts. Default: [DefaultTimeout]; a negative value means no bound.
 	Timeout time.Duration
 	// MaxAttempts bounds how often one call is sent. It is sent again, to another
@@ -109,19 +109,14 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// Call sends req to a method and decodes its answer into res. Generated code calls
-// it. An error is a [*status.Error] with Remote true: it speaks about this call, so
-// a handler that returns it does not pass its text on.
+// Call sends req to a unary method and decodes its answer into res. Generated code
+// calls it. An error is a [*status.Error] with Remote true: it speaks about this
+// call, so a handler that returns it does not pass its text on.
 //
 // req is read until Call returns; res may have been changed when it fails.
 func (c *Client) Call(ctx context.Context, spec *rpc.Spec, req, res proto.Message, opts ...CallOption) error {
-	call := &Call{Spec: spec, Request: req, Response: res, Metadata: metadata.Outgoing(ctx)}
-	for _, opt := range opts {
-		opt(call)
-	}
-	if call.codec == nil {
-		call.codec = c.cfg.Codec
-	}
+	call := c.newCall(ctx, spec, req, opts)
+	call.Response = res
 	timeout := call.timeout
 	if timeout == 0 {
 		if _, ok := ctx.Deadline(); !ok {
@@ -134,13 +129,48 @@ func (c *Client) Call(ctx context.Context, spec *rpc.Spec, req, res proto.Messag
 		defer cancel()
 	}
 	err := c.invoke(ctx, call)
-	if call.responseMetadata != nil {
-		*call.responseMetadata = call.ResponseMetadata
-	}
+	call.giveMetadata()
 	if err != nil {
 		return outcome(err)
 	}
 	return nil
+}
+
+// Open opens a stream of a method of another kind than unary. Generated code calls
+// it. It returns when an instance has taken the stream on; req is the one request
+// of a method that streams responses only, otherwise nil. Errors are as for Call.
+//
+// ctx is the stream's: when it ends, the stream does. There is no bound on its time
+// but ctx's deadline and WithTimeout. The stream must be read to its end, or closed.
+func (c *Client) Open(ctx context.Context, spec *rpc.Spec, req proto.Message, opts ...CallOption) (Stream, error) {
+	call := c.newCall(ctx, spec, req, opts)
+	var cancel context.CancelFunc
+	if call.timeout > 0 {
+		ctx, cancel = context.WithTimeout(ctx, call.timeout)
+	} else {
+		ctx, cancel = context.WithCancel(ctx)
+	}
+	call.cancel = cancel
+	if err := c.invoke(ctx, call); err != nil {
+		if call.Stream != nil {
+			_ = call.Stream.Close() // an interceptor failed after it was opened
+		}
+		cancel()
+		call.giveMetadata()
+		return nil, outcome(err)
+	}
+	return call.Stream, nil
+}
+
+func (c *Client) newCall(ctx context.Context, spec *rpc.Spec, req proto.Message, opts []CallOption) *Call {
+	call := &Call{Spec: spec, Request: req, Metadata: metadata.Outgoing(ctx)}
+	for _, opt := range opts {
+		opt(call)
+	}
+	if call.codec == nil {
+		call.codec = c.cfg.Codec
+	}
+	return call
 }
 
 // outcome marks err as what a call came to.

@@ -7,7 +7,10 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/protomicro/micro/runtime/codec"
+	"github.com/protomicro/micro/runtime/rpc"
 	"github.com/protomicro/micro/runtime/selector"
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
@@ -27,7 +30,7 @@ func (c *Client) send(ctx context.Context, call *Call) error {
 			return err
 		}
 		defer conn.Close()
-		return c.attempt(ctx, call, conn)
+		return c.attempt(ctx, call, conn, nil)
 	}
 	r, err := c.route(call.Spec.Service)
 	if err != nil {
@@ -47,11 +50,14 @@ func (c *Client) send(ctx context.Context, call *Call) error {
 			return err
 		}
 		start := time.Now()
+		done := func(err error) { t.done(selector.Result{Err: err, Elapsed: time.Since(start)}) }
 		conn, dialErr := t.conn.dial(ctx)
 		if err = dialErr; err == nil {
-			err = c.attempt(ctx, call, conn)
+			err = c.attempt(ctx, call, conn, done)
 		}
-		t.done(selector.Result{Err: err, Elapsed: time.Since(start)})
+		if err != nil || call.Spec.Kind == rpc.Unary {
+			done(err)
+		}
 		if err == nil || n == c.cfg.MaxAttempts || !again(err) || ctx.Err() != nil {
 			return err
 		}
@@ -83,8 +89,9 @@ var buffers = sync.Pool{New: func() any { return new([]byte) }}
 // requests do not pin memory.
 const keepBuffer = 64 << 10
 
-// attempt sends the call once.
-func (c *Client) attempt(ctx context.Context, call *Call, conn transport.Conn) error {
+// attempt sends the call once. done is called with the outcome of a stream that it
+// opens; it may be nil.
+func (c *Client) attempt(ctx context.Context, call *Call, conn transport.Conn, done func(error)) error {
 	call.frame = codec.Request{
 		Tag:       codec.Tag{Seq: c.seq.Add(1)},
 		Procedure: call.Spec.Procedure,
@@ -99,11 +106,7 @@ func (c *Client) attempt(ctx context.Context, call *Call, conn transport.Conn) e
 		return notStarted(status.CodeOf(err), "the call was given up before the request was sent")
 	}
 	buf := buffers.Get().(*[]byte)
-	defer func() {
-		if cap(*buf) <= keepBuffer {
-			buffers.Put(buf)
-		}
-	}()
+	defer putBuffer(buf)
 	out, err := call.codec.AppendRequest((*buf)[:0], &call.frame, call.Request)
 	if err != nil {
 		return notStarted(status.InvalidArgument, "the request of %s could not be encoded: %v", call.Spec.Procedure, err)
@@ -113,15 +116,33 @@ func (c *Client) attempt(ctx context.Context, call *Call, conn transport.Conn) e
 	if ct := call.codec.ContentType(); ct != codec.Detect(out) {
 		m.Header = transport.Header{transport.HeaderContentType: {ct}}
 	}
+	if call.Spec.Kind != rpc.Unary {
+		stream, err := conn.Open(ctx, m)
+		if err != nil {
+			return err
+		}
+		s := &clientStream{call: call, stream: stream, done: done}
+		// Also for one that is left alone when its context ends.
+		context.AfterFunc(ctx, func() { s.report(ctx.Err()) })
+		call.Stream = s
+		return nil
+	}
 	reply, err := conn.Call(ctx, m)
 	if err != nil {
 		return err
 	}
-	return call.accept(reply)
+	return call.accept(reply, call.Response)
 }
 
-// accept decodes the reply to the frame that was sent last.
-func (c *Call) accept(reply transport.Message) error {
+func putBuffer(buf *[]byte) {
+	if cap(*buf) <= keepBuffer {
+		buffers.Put(buf)
+	}
+}
+
+// accept decodes the reply to the frame that was sent last, and its message into
+// msg, nil for none.
+func (c *Call) accept(reply transport.Message, msg proto.Message) error {
 	if ct := reply.Header.Get(transport.HeaderContentType); ct != "" && ct != c.codec.ContentType() {
 		return status.Errorf(status.Internal, "the response of %s is in %.80q and not in %q",
 			c.Spec.Procedure, ct, c.codec.ContentType())
@@ -144,9 +165,16 @@ func (c *Call) accept(reply transport.Message) error {
 		return status.Errorf(status.Internal, "the response of %s answers request %d and not %d",
 			c.Spec.Procedure, res.Seq, c.frame.Seq)
 	}
-	if err := c.codec.Unmarshal(res.Payload, c.Response); err != nil {
+	if msg == nil {
+		return nil
+	}
+	return c.decode(res.Payload, msg)
+}
+
+func (c *Call) decode(payload []byte, msg proto.Message) error {
+	if err := c.codec.Unmarshal(payload, msg); err != nil {
 		return status.Errorf(status.Internal, "the response of %s is not a %s: %v",
-			c.Spec.Procedure, c.Response.ProtoReflect().Descriptor().FullName(), err)
+			c.Spec.Procedure, msg.ProtoReflect().Descriptor().FullName(), err)
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/protomicro/micro/runtime/metadata"
 	"github.com/protomicro/micro/runtime/rpc"
 	"github.com/protomicro/micro/runtime/status"
+	"github.com/protomicro/micro/runtime/transport"
 )
 
 // A Handler serves one call from its request to its outcome. Generated code makes
@@ -29,17 +30,19 @@ type Handler func(ctx context.Context, call Call) error
 // decoded.
 type Interceptor func(next Handler) Handler
 
-// A Call is one call as its handler sees it. It belongs to the call's goroutine
-// and ends with it.
+// A Call is one call as its handler sees it. It ends when the handler returns. On a
+// stream, Send and Receive may be called at the same time, Send by any number of
+// goroutines and Receive by one.
 type Call interface {
 	// Spec says which method is called.
 	Spec() *rpc.Spec
 	// Receive decodes the next message from the client into msg, replacing what it
 	// held. The error is io.EOF after the last; one of code InvalidArgument where
-	// the body is not such a message.
+	// the body is not such a message; that of the stream's end where it ended early.
 	Receive(msg proto.Message) error
-	// Send gives the client msg, which must not change from then on. A unary call
-	// sends one, after the handler has returned without an error.
+	// Send gives the client msg. Where the method has one response, it is sent once
+	// the handler has returned without an error, and must not change until then;
+	// on a stream it is sent now, and Send waits while the client takes no more.
 	Send(msg proto.Message) error
 }
 
@@ -57,39 +60,95 @@ type method struct {
 	serve Handler
 }
 
-// A unaryCall is the state of one unary call. It is not pooled: a handler may have
-// left goroutines behind that hold its context, and with it the metadata.
-type unaryCall struct {
+// A request is what a unary call and a stream have in common. It is not pooled: a
+// handler may have left goroutines behind that hold its context, and with it the
+// metadata.
+type request struct {
 	ctx      callctx.Context
 	method   *method
 	codec    codec.Codec
 	req      codec.Request
 	exchange metadata.Exchange
-	received bool
-	answer   proto.Message
+	received bool          // at least once
+	answer   proto.Message // that goes with the outcome
 }
 
-func (c *unaryCall) Spec() *rpc.Spec { return c.method.spec }
+func (r *request) Spec() *rpc.Spec { return r.method.spec }
 
-func (c *unaryCall) Receive(msg proto.Message) error {
-	if c.received {
+func (r *request) decode(payload []byte, msg proto.Message) error {
+	r.received = true
+	if err := r.codec.Unmarshal(payload, msg); err != nil {
+		return status.Errorf(status.InvalidArgument, "the request of %s is not a %s in %s: %v",
+			r.method.spec.Procedure, msg.ProtoReflect().Descriptor().FullName(), r.codec.Name(), err)
+	}
+	return nil
+}
+
+// receiveOne decodes the one message that came with the request.
+func (r *request) receiveOne(msg proto.Message) error {
+	if r.received {
 		return io.EOF
 	}
-	c.received = true
-	if err := c.codec.Unmarshal(c.req.Payload, msg); err != nil {
-		return status.Errorf(status.InvalidArgument, "the request of %s is not a %s in %s: %v",
-			c.method.spec.Procedure, msg.ProtoReflect().Descriptor().FullName(), c.codec.Name(), err)
+	return r.decode(r.req.Payload, msg)
+}
+
+// sendOne keeps the one message that goes with the outcome.
+func (r *request) sendOne(msg proto.Message) error {
+	if r.answer != nil {
+		return status.Errorf(status.Internal, "%s sent a second response", r.method.spec.Procedure)
+	}
+	if err := r.check(msg); err != nil {
+		return err
+	}
+	r.answer = msg
+	return nil
+}
+
+func (r *request) check(msg proto.Message) error {
+	if msg == nil || !msg.ProtoReflect().IsValid() {
+		return status.Errorf(status.Internal, "%s returned neither a response nor an error", r.method.spec.Procedure)
 	}
 	return nil
 }
 
-func (c *unaryCall) Send(msg proto.Message) error {
-	if c.answer != nil {
-		return status.Errorf(status.Internal, "%s sent a second response", c.method.spec.Procedure)
+// A unaryCall has one message each way.
+type unaryCall struct{ request }
+
+func (c *unaryCall) Receive(msg proto.Message) error { return c.receiveOne(msg) }
+func (c *unaryCall) Send(msg proto.Message) error    { return c.sendOne(msg) }
+
+// A streamCall has any number of messages on one side or on both. Where a side has
+// one message, it travels as that of a unary call does: with the request, or with
+// the outcome.
+type streamCall struct {
+	request
+	stream transport.ServerStream
+}
+
+func (c *streamCall) Receive(msg proto.Message) error {
+	if c.method.spec.Kind&rpc.ClientStream == 0 {
+		return c.receiveOne(msg)
 	}
-	if msg == nil || !msg.ProtoReflect().IsValid() {
-		return status.Errorf(status.Internal, "%s returned neither a response nor an error", c.method.spec.Procedure)
+	body, err := c.stream.Recv()
+	if err != nil {
+		return err
 	}
-	c.answer = msg
-	return nil
+	return c.decode(body, msg)
+}
+
+func (c *streamCall) Send(msg proto.Message) error {
+	if c.method.spec.Kind&rpc.ServerStream == 0 {
+		return c.sendOne(msg)
+	}
+	if err := c.check(msg); err != nil {
+		return err
+	}
+	buf := buffers.Get().(*[]byte)
+	defer putBuffer(buf)
+	out, err := c.codec.AppendMessage((*buf)[:0], msg)
+	if err != nil {
+		return status.Errorf(status.Internal, "a response of %s could not be encoded: %v", c.method.spec.Procedure, err)
+	}
+	*buf = out
+	return c.stream.Send(out)
 }

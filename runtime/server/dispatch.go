@@ -16,6 +16,7 @@ import (
 
 	"github.com/protomicro/micro/runtime/codec"
 	"github.com/protomicro/micro/runtime/metadata"
+	"github.com/protomicro/micro/runtime/rpc"
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
 )
@@ -32,42 +33,43 @@ var _ transport.Handler = (*dispatcher)(nil)
 
 // ServeCall handles one request: every path through it replies once.
 func (d *dispatcher) ServeCall(ctx context.Context, req *transport.Request, reply transport.Replier) {
-	contentType := req.Header.Get(transport.HeaderContentType)
-	if contentType == "" {
-		contentType = codec.Detect(req.Body)
+	call := &unaryCall{}
+	if d.admit(&call.request, req, reply, true) {
+		d.serve(ctx, req, &call.request, call, reply)
 	}
-	c := d.codecs[contentType]
-	if c == nil {
-		d.reject(reply, status.Errorf(status.Unimplemented, "content type %.80q is not served here (only %s)",
-			contentType, strings.Join(slices.Sorted(maps.Keys(d.codecs)), ", ")))
-		return
-	}
-	call := &unaryCall{codec: c}
-	if err := d.admit(call, req); err != nil {
-		d.reply(call, reply, err)
-		return
-	}
+}
 
+// ServeStream handles one stream: every path through it ends the stream once.
+func (d *dispatcher) ServeStream(ctx context.Context, req *transport.Request, stream transport.ServerStream) {
+	call := &streamCall{stream: stream}
+	if d.admit(&call.request, req, stream, false) {
+		d.serve(ctx, req, &call.request, call, stream)
+	}
+}
+
+// serve runs the handler of an admitted request and sends its outcome.
+func (d *dispatcher) serve(ctx context.Context, req *transport.Request, r *request, call Call, reply transport.Replier) {
+	kind := r.method.spec.Kind
 	var deadline time.Time
 	switch {
-	case call.req.Timeout > 0:
-		deadline = req.Received.Add(call.req.Timeout)
-	case d.timeout > 0:
+	case r.req.Timeout > 0:
+		deadline = req.Received.Add(r.req.Timeout)
+	case d.timeout > 0 && kind == rpc.Unary:
 		deadline = time.Now().Add(d.timeout)
 	}
-	call.ctx.Init(metadata.WithExchange(ctx, &call.exchange), deadline)
-	defer call.ctx.Cancel(nil)
-	ctx = &call.ctx
+	r.ctx.Init(metadata.WithExchange(ctx, &r.exchange), deadline)
+	defer r.ctx.Cancel(nil)
+	ctx = &r.ctx
 
-	err := d.run(ctx, call)
-	if err == nil && call.answer == nil {
-		err = status.Errorf(status.Internal, "%s returned neither a response nor an error", call.method.spec.Procedure)
+	err := d.run(ctx, r.method, call)
+	if err == nil && kind&rpc.ServerStream == 0 && r.answer == nil {
+		err = status.Errorf(status.Internal, "%s returned neither a response nor an error", r.method.spec.Procedure)
 	}
 	if err == nil {
-		d.reply(call, reply, nil)
+		d.reply(r, reply, nil)
 		return
 	}
-	if !call.received && errors.Is(err, transport.ErrNotStarted) {
+	if !r.received && errors.Is(err, transport.ErrNotStarted) {
 		d.reject(reply, status.From(err))
 		return
 	}
@@ -76,11 +78,34 @@ func (d *dispatcher) ServeCall(ctx context.Context, req *transport.Request, repl
 		// The handler stopped because its time was up, whatever it made of that.
 		outcome = status.FromHandler(ctx.Err())
 	}
-	d.reply(call, reply, outcome)
+	d.reply(r, reply, outcome)
 }
 
-// admit parses the request and finds its method.
-func (d *dispatcher) admit(call *unaryCall, req *transport.Request) *status.Error {
+// admit prepares r, or answers and reports false.
+func (d *dispatcher) admit(r *request, req *transport.Request, reply transport.Replier, unary bool) bool {
+	contentType := req.Header.Get(transport.HeaderContentType)
+	if contentType == "" {
+		contentType = codec.Detect(req.Body)
+	}
+	if r.codec = d.codecs[contentType]; r.codec == nil {
+		d.reject(reply, status.Errorf(status.Unimplemented, "content type %.80q is not served here (only %s)",
+			contentType, strings.Join(slices.Sorted(maps.Keys(d.codecs)), ", ")))
+		return false
+	}
+	err := d.parse(r, req)
+	if err == nil && (r.method.spec.Kind == rpc.Unary) != unary {
+		err = status.Errorf(status.Unimplemented, "%s is a %s method and was called as one of another kind",
+			r.method.spec.Procedure, r.method.spec.Kind)
+	}
+	if err != nil {
+		d.reply(r, reply, err)
+		return false
+	}
+	return true
+}
+
+// parse reads the request and finds its method.
+func (d *dispatcher) parse(call *request, req *transport.Request) *status.Error {
 	if err := call.codec.ParseRequest(req.Body, &call.req); err != nil {
 		e := status.From(err)
 		return status.Errorf(e.Code(), "malformed %s request: %s", call.codec.Name(), e.Message())
@@ -115,17 +140,17 @@ func (d *dispatcher) unknown(procedure string) *status.Error {
 }
 
 // run calls the handler. A panic becomes an error that says nothing of its cause.
-func (d *dispatcher) run(ctx context.Context, call *unaryCall) (err error) {
+func (d *dispatcher) run(ctx context.Context, m *method, call Call) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			d.logger.LogAttrs(ctx, slog.LevelError, "handler panicked",
-				slog.String("procedure", call.method.spec.Procedure),
+				slog.String("procedure", m.spec.Procedure),
 				slog.String("panic", fmt.Sprint(p)),
 				slog.String("stack", string(debug.Stack())))
 			err = status.New(status.Internal, "the handler panicked")
 		}
 	}()
-	return call.method.serve(ctx, call)
+	return m.serve(ctx, call)
 }
 
 // buffers hold encoded responses until the transport has taken them.
@@ -135,15 +160,17 @@ var buffers = sync.Pool{New: func() any { return new([]byte) }}
 // responses do not pin memory.
 const keepBuffer = 64 << 10
 
+func putBuffer(buf *[]byte) {
+	if cap(*buf) <= keepBuffer {
+		buffers.Put(buf)
+	}
+}
+
 // reply sends the answer of call, or outcome where that is not nil. What cannot be
 // sent, such as a response that is too large, is replaced by an error that can.
-func (d *dispatcher) reply(call *unaryCall, reply transport.Replier, outcome *status.Error) {
+func (d *dispatcher) reply(call *request, reply transport.Replier, outcome *status.Error) {
 	buf := buffers.Get().(*[]byte)
-	defer func() {
-		if cap(*buf) <= keepBuffer {
-			buffers.Put(buf)
-		}
-	}()
+	defer putBuffer(buf)
 	res := codec.Response{Tag: call.req.Tag, Err: outcome, Metadata: call.exchange.Response}
 	if err := res.Metadata.Validate(); err != nil {
 		res.Metadata = metadata.MD{}
@@ -164,11 +191,15 @@ func (d *dispatcher) reply(call *unaryCall, reply transport.Replier, outcome *st
 	}
 	res = codec.Response{Tag: call.req.Tag, Err: status.New(code, message)}
 	if err := d.send(call, reply, buf, &res, nil); err != nil {
-		d.logger.Warn("response not sent", "procedure", call.req.Procedure, "error", err)
+		level := slog.LevelWarn
+		if status.CodeOf(err) == status.Canceled {
+			level = slog.LevelDebug // the caller has gone, which is its right
+		}
+		d.logger.Log(context.Background(), level, "response not sent", "procedure", call.req.Procedure, "error", err)
 	}
 }
 
-func (d *dispatcher) send(call *unaryCall, reply transport.Replier, buf *[]byte, res *codec.Response, answer proto.Message) error {
+func (d *dispatcher) send(call *request, reply transport.Replier, buf *[]byte, res *codec.Response, answer proto.Message) error {
 	out, err := call.codec.AppendResponse((*buf)[:0], res, answer)
 	if err != nil {
 		return status.Errorf(status.Internal, "the response could not be encoded: %v", err)

@@ -41,8 +41,9 @@ type Config struct {
 	Codecs []codec.Codec
 	// Interceptors run around every call, the first one outermost.
 	Interceptors []Interceptor
-	// Timeout bounds a call whose request states no deadline. Default:
-	// [DefaultTimeout]; a negative value means no bound.
+	// Timeout bounds a unary call whose request states no deadline. Default:
+	// [DefaultTimeout]; a negative value means no bound. A stream without a deadline
+	// has none: it ends when its client does.
 	Timeout time.Duration
 	// MaxConcurrent bounds the handlers that run at one time. Default:
 	// [transport.DefaultMaxConcurrent].
@@ -51,6 +52,9 @@ type Config struct {
 	// with ResourceExhausted, and clients try another instance. Default:
 	// [transport.DefaultMaxQueued]; a negative value means that none waits.
 	MaxQueued int
+	// MaxStreams bounds the streams that are open at one time; one more is refused,
+	// and clients try another instance. Default: [transport.DefaultMaxStreams].
+	MaxStreams int
 	// Logger gets what no caller is told, such as the stack of a handler that
 	// panicked. Default: [slog.Default].
 	Logger *slog.Logger
@@ -133,8 +137,8 @@ func (s *Server) Register(service string, methods []Method, opts ...HandlerOptio
 			return fmt.Errorf("server: register %s: a method lacks its Spec or its Serve", service)
 		case m.Spec.Service != service || m.Spec.Procedure != service+"/"+m.Spec.Method:
 			return fmt.Errorf("server: register %s: procedure %q is not one of the service's", service, m.Spec.Procedure)
-		case m.Spec.Kind != rpc.Unary:
-			return fmt.Errorf("server: register %s: this server cannot serve %s methods", m.Spec.Procedure, m.Spec.Kind)
+		case m.Spec.Kind > rpc.BidiStream:
+			return fmt.Errorf("server: register %s: %s", m.Spec.Procedure, m.Spec.Kind)
 		case added[m.Spec.Procedure] != nil:
 			return fmt.Errorf("server: register %s: two methods of this name", m.Spec.Procedure)
 		}
@@ -180,6 +184,7 @@ func (s *Server) Start(ctx context.Context) error {
 		Handler:       &dispatcher{codecs: s.codecs, methods: maps.Clone(s.methods), timeout: s.cfg.Timeout, logger: s.cfg.Logger},
 		MaxConcurrent: s.cfg.MaxConcurrent,
 		MaxQueued:     s.cfg.MaxQueued,
+		MaxStreams:    s.cfg.MaxStreams,
 	})
 	if err != nil {
 		return fmt.Errorf("server: listen: %w", err)

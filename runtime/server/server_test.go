@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/protomicro/micro/internal/echotest"
 	echov1 "github.com/protomicro/micro/internal/gen/echo/v1"
@@ -44,7 +45,7 @@ func TestRegisterRefuses(t *testing.T) {
 		"no handler":    {[]server.Method{{Spec: spec("M", rpc.Unary)}}, "lacks its Spec or its Serve"},
 		"other service": {[]server.Method{{Spec: &rpc.Spec{Service: "a.C", Method: "M", Procedure: "a.C/M"}, Serve: noop}}, `procedure "a.C/M" is not one of the service's`},
 		"twice":         {[]server.Method{{Spec: spec("M", rpc.Unary), Serve: noop}, {Spec: spec("M", rpc.Unary), Serve: noop}}, "two methods of this name"},
-		"stream":        {[]server.Method{{Spec: spec("M", rpc.ServerStream), Serve: noop}}, "cannot serve server streaming methods"},
+		"no kind":       {[]server.Method{{Spec: spec("M", 4), Serve: noop}}, "invalid kind"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := server.New(server.Config{Transport: memory.New(memory.Config{})})
@@ -280,32 +281,49 @@ func TestSendTwiceAndNil(t *testing.T) {
 	}
 }
 
-// The deadline that the client states is the handler's, and one that has passed
-// keeps the handler from being run.
+// The deadline that the client states is the handler's.
 func TestDeadline(t *testing.T) {
-	net := memory.New(memory.Config{})
-	s, h := echotest.Serve(t, server.Config{Transport: net})
-	echo := echov1micro.NewEchoClient(echotest.Dial(t, client.Config{Transport: net}))
-	began := time.Now()
-	_, err := echo.Sleep(t.Context(), &echov1.SleepRequest{DelayMs: 60_000}, client.WithTimeout(20*time.Millisecond))
-	if status.CodeOf(err) != status.DeadlineExceeded || !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v after %v", err, time.Since(began))
-	}
+	synctest.Test(t, func(t *testing.T) {
+		net := memory.New(memory.Config{})
+		_, h := echotest.Serve(t, server.Config{Transport: net})
+		echo := echov1micro.NewEchoClient(echotest.Dial(t, client.Config{Transport: net}))
+		began := time.Now()
+		_, err := echo.Sleep(t.Context(), &echov1.SleepRequest{DelayMs: 3_600_000}, client.WithTimeout(20*time.Millisecond))
+		if status.CodeOf(err) != status.DeadlineExceeded || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v after %v", err, time.Since(began))
+		}
+		if n := h.Calls(echov1micro.EchoSleepProcedure); n != 1 {
+			t.Errorf("%d calls of Sleep", n)
+		}
+		synctest.Wait() // or the server's shutdown takes an hour
+		if d := time.Since(began); d > time.Second {
+			t.Errorf("took %v", d)
+		}
+	})
+}
 
+// A deadline that has passed keeps the handler from being run.
+func TestDeadlineBeforeTheHandler(t *testing.T) {
+	net := memory.New(memory.Config{})
+	echo := echov1micro.NewEchoClient(echotest.Dial(t, client.Config{Transport: net}))
 	// A request as it looks after it has waited too long.
 	d := &waited{Transport: net, by: time.Hour}
 	late, lateHandler := echotest.Serve(t, server.Config{Transport: d, ID: "late"})
-	_, err = echo.Echo(t.Context(), &echov1.EchoRequest{}, client.WithAddress(late.Address()), client.WithTimeout(time.Minute))
+	_, err := echo.Echo(t.Context(), &echov1.EchoRequest{}, client.WithAddress(late.Address()), client.WithTimeout(time.Minute))
 	if status.CodeOf(err) != status.DeadlineExceeded || !strings.Contains(err.Error(), "before the handler was started") {
 		t.Errorf("got %v", err)
 	}
-	if n := lateHandler.Calls(echov1micro.EchoEchoProcedure); n != 0 {
-		t.Error("the handler ran")
+	stream, err := echov1micro.NewStreamClient(echotest.Dial(t, client.Config{Transport: net})).
+		Chat(t.Context(), client.WithAddress(late.Address()), client.WithTimeout(time.Minute))
+	if err == nil {
+		_, err = stream.Recv()
 	}
-	if n := h.Calls(echov1micro.EchoSleepProcedure); n != 1 {
-		t.Errorf("%d calls of Sleep", n)
+	if status.CodeOf(err) != status.DeadlineExceeded || !strings.Contains(err.Error(), "before the handler was started") {
+		t.Errorf("stream: got %v", err)
 	}
-	_ = s
+	if lateHandler.Calls(echov1micro.EchoEchoProcedure) != 0 || lateHandler.Calls(echov1micro.StreamChatProcedure) != 0 {
+		t.Error("a handler ran")
+	}
 }
 
 // waited is a transport whose requests have waited for a worker.
@@ -315,18 +333,23 @@ type waited struct {
 }
 
 func (w *waited) Listen(ctx context.Context, cfg transport.ListenConfig) (transport.Listener, error) {
-	h := cfg.Handler
-	cfg.Handler = handlerFunc(func(ctx context.Context, req *transport.Request, reply transport.Replier) {
-		req.Received = req.Received.Add(-w.by)
-		h.ServeCall(ctx, req, reply)
-	})
+	cfg.Handler = waitedHandler{cfg.Handler, w.by}
 	return w.Transport.Listen(ctx, cfg)
 }
 
-type handlerFunc func(context.Context, *transport.Request, transport.Replier)
+type waitedHandler struct {
+	transport.Handler
+	by time.Duration
+}
 
-func (f handlerFunc) ServeCall(ctx context.Context, req *transport.Request, reply transport.Replier) {
-	f(ctx, req, reply)
+func (h waitedHandler) ServeCall(ctx context.Context, req *transport.Request, reply transport.Replier) {
+	req.Received = req.Received.Add(-h.by)
+	h.Handler.ServeCall(ctx, req, reply)
+}
+
+func (h waitedHandler) ServeStream(ctx context.Context, req *transport.Request, stream transport.ServerStream) {
+	req.Received = req.Received.Add(-h.by)
+	h.Handler.ServeStream(ctx, req, stream)
 }
 
 // A request without a deadline gets the server's bound.
@@ -459,4 +482,72 @@ func TestShutdownCancels(t *testing.T) {
 			t.Errorf("the running call: %v", err)
 		}
 	})
+}
+
+// What a handler of a stream does wrong is its outcome: a nil message, no response
+// where there is to be one, a panic in the middle.
+func TestStreamHandlerFaults(t *testing.T) {
+	net := memory.New(memory.Config{})
+	s, err := server.New(server.Config{Transport: net, Logger: echotest.Quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	specs := map[string]*rpc.Spec{
+		"Nil": spec("Nil", rpc.ServerStream), "None": spec("None", rpc.ClientStream), "Panic": spec("Panic", rpc.BidiStream),
+		"Bad": spec("Bad", rpc.BidiStream),
+	}
+	err = s.Register("a.B", []server.Method{
+		{Spec: specs["Nil"], Serve: func(_ context.Context, call server.Call) error {
+			var none *echov1.EchoResponse
+			return call.Send(none)
+		}},
+		{Spec: specs["None"], Serve: noop},
+		{Spec: specs["Panic"], Serve: func(_ context.Context, call server.Call) error {
+			if err := call.Send(&echov1.EchoResponse{Text: "first"}); err != nil {
+				return err
+			}
+			panic("secret")
+		}},
+		{Spec: specs["Bad"], Serve: func(_ context.Context, call server.Call) error {
+			return call.Receive(&echov1.EchoRequest{})
+		}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer echotest.Shutdown(t, s)
+	c := echotest.Dial(t, client.Config{Transport: net})
+	for method, tc := range map[string]struct {
+		code    status.Code
+		message string
+	}{
+		"Nil":   {status.Internal, "a.B/Nil returned neither a response nor an error"},
+		"None":  {status.Internal, "a.B/None returned neither a response nor an error"},
+		"Panic": {status.Internal, "the handler panicked"},
+		"Bad":   {status.InvalidArgument, "the request of a.B/Bad is not a echo.v1.EchoRequest in proto-rpc"},
+	} {
+		stream, err := c.Open(t.Context(), specs[method], nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if method == "Bad" {
+			// Field 1 is a text there, and this is not UTF-8.
+			if err := stream.Send(wrapperspb.Bytes([]byte{0xff})); err != nil {
+				t.Fatal(err)
+			}
+		}
+		res := &echov1.EchoResponse{}
+		for err == nil {
+			err = stream.Receive(res)
+		}
+		if status.CodeOf(err) != tc.code || !strings.Contains(status.From(err).Message(), tc.message) {
+			t.Errorf("%s: got %v", method, err)
+		}
+		if method == "Panic" && res.GetText() != "first" {
+			t.Errorf("%s: what was sent before is lost", method)
+		}
+	}
 }

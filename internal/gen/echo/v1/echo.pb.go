@@ -437,6 +437,384 @@ func (*PanicResponse) Descriptor() ([]byte, []int) {
 	return file_echo_v1_echo_proto_rawDescGZIP(), []int{7}
 }
 
+type CountRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many messages to send.
+	Messages uint64 `protobuf:"varint,1,opt,name=messages,proto3" json:"messages,omitempty"`
+	// The size of each message's body.
+	Size uint32 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	// The time between two messages.
+	DelayMs int64 `protobuf:"varint,3,opt,name=delay_ms,json=delayMs,proto3" json:"delay_ms,omitempty"`
+	// A number of google.rpc.Code to fail with after the last message.
+	Code          uint32 `protobuf:"varint,4,opt,name=code,proto3" json:"code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountRequest) Reset() {
+	*x = CountRequest{}
+	mi := &file_echo_v1_echo_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountRequest) ProtoMessage() {}
+
+func (x *CountRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_echo_v1_echo_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountRequest.ProtoReflect.Descriptor instead.
+func (*CountRequest) Descriptor() ([]byte, []int) {
+	return file_echo_v1_echo_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *CountRequest) GetMessages() uint64 {
+	if x != nil {
+		return x.Messages
+	}
+	return 0
+}
+
+func (x *CountRequest) GetSize() uint32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *CountRequest) GetDelayMs() int64 {
+	if x != nil {
+		return x.DelayMs
+	}
+	return 0
+}
+
+func (x *CountRequest) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+type CountResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Number uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Body   []byte                 `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
+	// The ID of the instance that answers.
+	Instance      string `protobuf:"bytes,3,opt,name=instance,proto3" json:"instance,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountResponse) Reset() {
+	*x = CountResponse{}
+	mi := &file_echo_v1_echo_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountResponse) ProtoMessage() {}
+
+func (x *CountResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_echo_v1_echo_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountResponse.ProtoReflect.Descriptor instead.
+func (*CountResponse) Descriptor() ([]byte, []int) {
+	return file_echo_v1_echo_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *CountResponse) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *CountResponse) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *CountResponse) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+type SumRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Value int64                  `protobuf:"varint,1,opt,name=value,proto3" json:"value,omitempty"`
+	Body  []byte                 `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
+	// A number of google.rpc.Code to fail with at once.
+	Code          uint32 `protobuf:"varint,3,opt,name=code,proto3" json:"code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SumRequest) Reset() {
+	*x = SumRequest{}
+	mi := &file_echo_v1_echo_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SumRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SumRequest) ProtoMessage() {}
+
+func (x *SumRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_echo_v1_echo_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SumRequest.ProtoReflect.Descriptor instead.
+func (*SumRequest) Descriptor() ([]byte, []int) {
+	return file_echo_v1_echo_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SumRequest) GetValue() int64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *SumRequest) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *SumRequest) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+type SumResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Sum   int64                  `protobuf:"varint,1,opt,name=sum,proto3" json:"sum,omitempty"`
+	// How many messages were received.
+	Messages uint64 `protobuf:"varint,2,opt,name=messages,proto3" json:"messages,omitempty"`
+	// The ID of the instance that answered.
+	Instance      string `protobuf:"bytes,3,opt,name=instance,proto3" json:"instance,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SumResponse) Reset() {
+	*x = SumResponse{}
+	mi := &file_echo_v1_echo_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SumResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SumResponse) ProtoMessage() {}
+
+func (x *SumResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_echo_v1_echo_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SumResponse.ProtoReflect.Descriptor instead.
+func (*SumResponse) Descriptor() ([]byte, []int) {
+	return file_echo_v1_echo_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SumResponse) GetSum() int64 {
+	if x != nil {
+		return x.Sum
+	}
+	return 0
+}
+
+func (x *SumResponse) GetMessages() uint64 {
+	if x != nil {
+		return x.Messages
+	}
+	return 0
+}
+
+func (x *SumResponse) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+type ChatRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Text  string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	Body  []byte                 `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
+	// A number of google.rpc.Code to fail with instead of an answer.
+	Code          uint32 `protobuf:"varint,3,opt,name=code,proto3" json:"code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChatRequest) Reset() {
+	*x = ChatRequest{}
+	mi := &file_echo_v1_echo_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChatRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChatRequest) ProtoMessage() {}
+
+func (x *ChatRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_echo_v1_echo_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChatRequest.ProtoReflect.Descriptor instead.
+func (*ChatRequest) Descriptor() ([]byte, []int) {
+	return file_echo_v1_echo_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ChatRequest) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *ChatRequest) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *ChatRequest) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+type ChatResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Text  string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	Body  []byte                 `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
+	// The ID of the instance that answers.
+	Instance      string `protobuf:"bytes,3,opt,name=instance,proto3" json:"instance,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChatResponse) Reset() {
+	*x = ChatResponse{}
+	mi := &file_echo_v1_echo_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChatResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChatResponse) ProtoMessage() {}
+
+func (x *ChatResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_echo_v1_echo_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChatResponse.ProtoReflect.Descriptor instead.
+func (*ChatResponse) Descriptor() ([]byte, []int) {
+	return file_echo_v1_echo_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ChatResponse) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *ChatResponse) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *ChatResponse) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
 type CountsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -445,7 +823,7 @@ type CountsRequest struct {
 
 func (x *CountsRequest) Reset() {
 	*x = CountsRequest{}
-	mi := &file_echo_v1_echo_proto_msgTypes[8]
+	mi := &file_echo_v1_echo_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -457,7 +835,7 @@ func (x *CountsRequest) String() string {
 func (*CountsRequest) ProtoMessage() {}
 
 func (x *CountsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_echo_v1_echo_proto_msgTypes[8]
+	mi := &file_echo_v1_echo_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -470,7 +848,7 @@ func (x *CountsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountsRequest.ProtoReflect.Descriptor instead.
 func (*CountsRequest) Descriptor() ([]byte, []int) {
-	return file_echo_v1_echo_proto_rawDescGZIP(), []int{8}
+	return file_echo_v1_echo_proto_rawDescGZIP(), []int{14}
 }
 
 type CountsResponse struct {
@@ -485,7 +863,7 @@ type CountsResponse struct {
 
 func (x *CountsResponse) Reset() {
 	*x = CountsResponse{}
-	mi := &file_echo_v1_echo_proto_msgTypes[9]
+	mi := &file_echo_v1_echo_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -497,7 +875,7 @@ func (x *CountsResponse) String() string {
 func (*CountsResponse) ProtoMessage() {}
 
 func (x *CountsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_echo_v1_echo_proto_msgTypes[9]
+	mi := &file_echo_v1_echo_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -510,7 +888,7 @@ func (x *CountsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountsResponse.ProtoReflect.Descriptor instead.
 func (*CountsResponse) Descriptor() ([]byte, []int) {
-	return file_echo_v1_echo_proto_rawDescGZIP(), []int{9}
+	return file_echo_v1_echo_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CountsResponse) GetCalls() map[string]uint64 {
@@ -554,7 +932,33 @@ const file_echo_v1_echo_proto_rawDesc = "" +
 	"\fFailResponse\"(\n" +
 	"\fPanicRequest\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\tR\amessage\"\x0f\n" +
-	"\rPanicResponse\"\x0f\n" +
+	"\rPanicResponse\"m\n" +
+	"\fCountRequest\x12\x1a\n" +
+	"\bmessages\x18\x01 \x01(\x04R\bmessages\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\rR\x04size\x12\x19\n" +
+	"\bdelay_ms\x18\x03 \x01(\x03R\adelayMs\x12\x12\n" +
+	"\x04code\x18\x04 \x01(\rR\x04code\"W\n" +
+	"\rCountResponse\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
+	"\x04body\x18\x02 \x01(\fR\x04body\x12\x1a\n" +
+	"\binstance\x18\x03 \x01(\tR\binstance\"J\n" +
+	"\n" +
+	"SumRequest\x12\x14\n" +
+	"\x05value\x18\x01 \x01(\x03R\x05value\x12\x12\n" +
+	"\x04body\x18\x02 \x01(\fR\x04body\x12\x12\n" +
+	"\x04code\x18\x03 \x01(\rR\x04code\"W\n" +
+	"\vSumResponse\x12\x10\n" +
+	"\x03sum\x18\x01 \x01(\x03R\x03sum\x12\x1a\n" +
+	"\bmessages\x18\x02 \x01(\x04R\bmessages\x12\x1a\n" +
+	"\binstance\x18\x03 \x01(\tR\binstance\"I\n" +
+	"\vChatRequest\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\x12\x12\n" +
+	"\x04body\x18\x02 \x01(\fR\x04body\x12\x12\n" +
+	"\x04code\x18\x03 \x01(\rR\x04code\"R\n" +
+	"\fChatResponse\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\x12\x12\n" +
+	"\x04body\x18\x02 \x01(\fR\x04body\x12\x1a\n" +
+	"\binstance\x18\x03 \x01(\tR\binstance\"\x0f\n" +
 	"\rCountsRequest\"\xa0\x01\n" +
 	"\x0eCountsResponse\x128\n" +
 	"\x05calls\x18\x01 \x03(\v2\".echo.v1.CountsResponse.CallsEntryR\x05calls\x12\x1a\n" +
@@ -567,7 +971,11 @@ const file_echo_v1_echo_proto_rawDesc = "" +
 	"\x04Echo\x12\x14.echo.v1.EchoRequest\x1a\x15.echo.v1.EchoResponse\"\x03\x90\x02\x01\x12;\n" +
 	"\x05Sleep\x12\x15.echo.v1.SleepRequest\x1a\x16.echo.v1.SleepResponse\"\x03\x90\x02\x02\x123\n" +
 	"\x04Fail\x12\x14.echo.v1.FailRequest\x1a\x15.echo.v1.FailResponse\x126\n" +
-	"\x05Panic\x12\x15.echo.v1.PanicRequest\x1a\x16.echo.v1.PanicResponse2G\n" +
+	"\x05Panic\x12\x15.echo.v1.PanicRequest\x1a\x16.echo.v1.PanicResponse2\xb4\x01\n" +
+	"\x06Stream\x12=\n" +
+	"\x05Count\x12\x15.echo.v1.CountRequest\x1a\x16.echo.v1.CountResponse\"\x03\x90\x02\x010\x01\x122\n" +
+	"\x03Sum\x12\x13.echo.v1.SumRequest\x1a\x14.echo.v1.SumResponse(\x01\x127\n" +
+	"\x04Chat\x12\x14.echo.v1.ChatRequest\x1a\x15.echo.v1.ChatResponse(\x010\x012G\n" +
 	"\x05Admin\x12>\n" +
 	"\x06Counts\x12\x16.echo.v1.CountsRequest\x1a\x17.echo.v1.CountsResponse\"\x03\x90\x02\x01B9Z7github.com/protomicro/micro/internal/gen/echo/v1;echov1b\x06proto3"
 
@@ -583,7 +991,7 @@ func file_echo_v1_echo_proto_rawDescGZIP() []byte {
 	return file_echo_v1_echo_proto_rawDescData
 }
 
-var file_echo_v1_echo_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_echo_v1_echo_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_echo_v1_echo_proto_goTypes = []any{
 	(*EchoRequest)(nil),    // 0: echo.v1.EchoRequest
 	(*EchoResponse)(nil),   // 1: echo.v1.EchoResponse
@@ -593,26 +1001,38 @@ var file_echo_v1_echo_proto_goTypes = []any{
 	(*FailResponse)(nil),   // 5: echo.v1.FailResponse
 	(*PanicRequest)(nil),   // 6: echo.v1.PanicRequest
 	(*PanicResponse)(nil),  // 7: echo.v1.PanicResponse
-	(*CountsRequest)(nil),  // 8: echo.v1.CountsRequest
-	(*CountsResponse)(nil), // 9: echo.v1.CountsResponse
-	nil,                    // 10: echo.v1.CountsResponse.CallsEntry
-	(*anypb.Any)(nil),      // 11: google.protobuf.Any
+	(*CountRequest)(nil),   // 8: echo.v1.CountRequest
+	(*CountResponse)(nil),  // 9: echo.v1.CountResponse
+	(*SumRequest)(nil),     // 10: echo.v1.SumRequest
+	(*SumResponse)(nil),    // 11: echo.v1.SumResponse
+	(*ChatRequest)(nil),    // 12: echo.v1.ChatRequest
+	(*ChatResponse)(nil),   // 13: echo.v1.ChatResponse
+	(*CountsRequest)(nil),  // 14: echo.v1.CountsRequest
+	(*CountsResponse)(nil), // 15: echo.v1.CountsResponse
+	nil,                    // 16: echo.v1.CountsResponse.CallsEntry
+	(*anypb.Any)(nil),      // 17: google.protobuf.Any
 }
 var file_echo_v1_echo_proto_depIdxs = []int32{
-	11, // 0: echo.v1.FailRequest.details:type_name -> google.protobuf.Any
-	10, // 1: echo.v1.CountsResponse.calls:type_name -> echo.v1.CountsResponse.CallsEntry
+	17, // 0: echo.v1.FailRequest.details:type_name -> google.protobuf.Any
+	16, // 1: echo.v1.CountsResponse.calls:type_name -> echo.v1.CountsResponse.CallsEntry
 	0,  // 2: echo.v1.Echo.Echo:input_type -> echo.v1.EchoRequest
 	2,  // 3: echo.v1.Echo.Sleep:input_type -> echo.v1.SleepRequest
 	4,  // 4: echo.v1.Echo.Fail:input_type -> echo.v1.FailRequest
 	6,  // 5: echo.v1.Echo.Panic:input_type -> echo.v1.PanicRequest
-	8,  // 6: echo.v1.Admin.Counts:input_type -> echo.v1.CountsRequest
-	1,  // 7: echo.v1.Echo.Echo:output_type -> echo.v1.EchoResponse
-	3,  // 8: echo.v1.Echo.Sleep:output_type -> echo.v1.SleepResponse
-	5,  // 9: echo.v1.Echo.Fail:output_type -> echo.v1.FailResponse
-	7,  // 10: echo.v1.Echo.Panic:output_type -> echo.v1.PanicResponse
-	9,  // 11: echo.v1.Admin.Counts:output_type -> echo.v1.CountsResponse
-	7,  // [7:12] is the sub-list for method output_type
-	2,  // [2:7] is the sub-list for method input_type
+	8,  // 6: echo.v1.Stream.Count:input_type -> echo.v1.CountRequest
+	10, // 7: echo.v1.Stream.Sum:input_type -> echo.v1.SumRequest
+	12, // 8: echo.v1.Stream.Chat:input_type -> echo.v1.ChatRequest
+	14, // 9: echo.v1.Admin.Counts:input_type -> echo.v1.CountsRequest
+	1,  // 10: echo.v1.Echo.Echo:output_type -> echo.v1.EchoResponse
+	3,  // 11: echo.v1.Echo.Sleep:output_type -> echo.v1.SleepResponse
+	5,  // 12: echo.v1.Echo.Fail:output_type -> echo.v1.FailResponse
+	7,  // 13: echo.v1.Echo.Panic:output_type -> echo.v1.PanicResponse
+	9,  // 14: echo.v1.Stream.Count:output_type -> echo.v1.CountResponse
+	11, // 15: echo.v1.Stream.Sum:output_type -> echo.v1.SumResponse
+	13, // 16: echo.v1.Stream.Chat:output_type -> echo.v1.ChatResponse
+	15, // 17: echo.v1.Admin.Counts:output_type -> echo.v1.CountsResponse
+	10, // [10:18] is the sub-list for method output_type
+	2,  // [2:10] is the sub-list for method input_type
 	2,  // [2:2] is the sub-list for extension type_name
 	2,  // [2:2] is the sub-list for extension extendee
 	0,  // [0:2] is the sub-list for field type_name
@@ -629,9 +1049,9 @@ func file_echo_v1_echo_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_echo_v1_echo_proto_rawDesc), len(file_echo_v1_echo_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   17,
 			NumExtensions: 0,
-			NumServices:   2,
+			NumServices:   3,
 		},
 		GoTypes:           file_echo_v1_echo_proto_goTypes,
 		DependencyIndexes: file_echo_v1_echo_proto_depIdxs,

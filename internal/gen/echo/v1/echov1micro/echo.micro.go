@@ -9,9 +9,12 @@ import (
 	context "context"
 	echov1 "github.com/protomicro/micro/internal/gen/echo/v1"
 	client "github.com/protomicro/micro/runtime/client"
+	metadata "github.com/protomicro/micro/runtime/metadata"
 	rpc "github.com/protomicro/micro/runtime/rpc"
 	server "github.com/protomicro/micro/runtime/server"
 	status "github.com/protomicro/micro/runtime/status"
+	io "io"
+	iter "iter"
 )
 
 // This code was generated for the first format of the runtime. Where the next line
@@ -35,37 +38,10 @@ const EchoFailProcedure = "echo.v1.Echo/Fail"
 // EchoPanicProcedure names the method Panic of echo.v1.Echo in calls.
 const EchoPanicProcedure = "echo.v1.Echo/Panic"
 
-var echoEchoSpec = rpc.Spec{
-	Service:     EchoName,
-	Method:      "Echo",
-	Procedure:   EchoEchoProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.NoSideEffects,
-}
-
-var echoSleepSpec = rpc.Spec{
-	Service:     EchoName,
-	Method:      "Sleep",
-	Procedure:   EchoSleepProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.Idempotent,
-}
-
-var echoFailSpec = rpc.Spec{
-	Service:     EchoName,
-	Method:      "Fail",
-	Procedure:   EchoFailProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
-
-var echoPanicSpec = rpc.Spec{
-	Service:     EchoName,
-	Method:      "Panic",
-	Procedure:   EchoPanicProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
+var echoEchoSpec = rpc.Spec{Service: EchoName, Method: "Echo", Procedure: EchoEchoProcedure, Kind: rpc.Unary, Idempotency: rpc.NoSideEffects}
+var echoSleepSpec = rpc.Spec{Service: EchoName, Method: "Sleep", Procedure: EchoSleepProcedure, Kind: rpc.Unary, Idempotency: rpc.Idempotent}
+var echoFailSpec = rpc.Spec{Service: EchoName, Method: "Fail", Procedure: EchoFailProcedure, Kind: rpc.Unary}
+var echoPanicSpec = rpc.Spec{Service: EchoName, Method: "Panic", Procedure: EchoPanicProcedure, Kind: rpc.Unary}
 
 // EchoClient calls the service echo.v1.Echo. It is safe for concurrent use.
 //
@@ -213,19 +189,352 @@ func (UnimplementedEchoHandler) Panic(context.Context, *echov1.PanicRequest) (*e
 	return nil, status.New(status.Unimplemented, "echo.v1.Echo/Panic is not implemented")
 }
 
+// StreamName is the full name of the service echo.v1.Stream.
+const StreamName = "echo.v1.Stream"
+
+// StreamCountProcedure names the method Count of echo.v1.Stream in calls.
+const StreamCountProcedure = "echo.v1.Stream/Count"
+
+// StreamSumProcedure names the method Sum of echo.v1.Stream in calls.
+const StreamSumProcedure = "echo.v1.Stream/Sum"
+
+// StreamChatProcedure names the method Chat of echo.v1.Stream in calls.
+const StreamChatProcedure = "echo.v1.Stream/Chat"
+
+var streamCountSpec = rpc.Spec{Service: StreamName, Method: "Count", Procedure: StreamCountProcedure, Kind: rpc.ServerStream, Idempotency: rpc.NoSideEffects}
+var streamSumSpec = rpc.Spec{Service: StreamName, Method: "Sum", Procedure: StreamSumProcedure, Kind: rpc.ClientStream}
+var streamChatSpec = rpc.Spec{Service: StreamName, Method: "Chat", Procedure: StreamChatProcedure, Kind: rpc.BidiStream}
+
+// StreamClient calls the service echo.v1.Stream. It is safe for concurrent use.
+//
+// Stream has a method of each kind that streams.
+type StreamClient interface {
+	// Count sends numbers from zero, and fails after them if it is told to.
+	Count(ctx context.Context, req *echov1.CountRequest, opts ...client.CallOption) (*StreamCountClientStream, error)
+	// Sum adds up what it is sent.
+	Sum(ctx context.Context, opts ...client.CallOption) (*StreamSumClientStream, error)
+	// Chat answers each message with the same.
+	Chat(ctx context.Context, opts ...client.CallOption) (*StreamChatClientStream, error)
+}
+
+// NewStreamClient is a client of echo.v1.Stream that makes its calls with c, which
+// any number of clients share and which the caller closes.
+func NewStreamClient(c *client.Client) StreamClient {
+	return &streamClient{c: c}
+}
+
+type streamClient struct {
+	c *client.Client
+}
+
+func (c *streamClient) Count(ctx context.Context, req *echov1.CountRequest, opts ...client.CallOption) (*StreamCountClientStream, error) {
+	s, err := c.c.Open(ctx, &streamCountSpec, req, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return &StreamCountClientStream{s: s}, nil
+}
+
+func (c *streamClient) Sum(ctx context.Context, opts ...client.CallOption) (*StreamSumClientStream, error) {
+	s, err := c.c.Open(ctx, &streamSumSpec, nil, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return &StreamSumClientStream{s: s}, nil
+}
+
+func (c *streamClient) Chat(ctx context.Context, opts ...client.CallOption) (*StreamChatClientStream, error) {
+	s, err := c.c.Open(ctx, &streamChatSpec, nil, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return &StreamChatClientStream{s: s}, nil
+}
+
+// StreamHandler serves echo.v1.Stream. Its methods are called by many goroutines at
+// the same time.
+//
+// Stream has a method of each kind that streams.
+type StreamHandler interface {
+	// Count sends numbers from zero, and fails after them if it is told to.
+	Count(ctx context.Context, req *echov1.CountRequest, stream *StreamCountServerStream) error
+	// Sum adds up what it is sent.
+	Sum(ctx context.Context, stream *StreamSumServerStream) (*echov1.SumResponse, error)
+	// Chat answers each message with the same.
+	Chat(ctx context.Context, stream *StreamChatServerStream) error
+}
+
+// RegisterStreamHandler makes s serve echo.v1.Stream with h. It is called before s
+// starts, and fails where s has started or serves echo.v1.Stream already.
+func RegisterStreamHandler(s *server.Server, h StreamHandler, opts ...server.HandlerOption) error {
+	return s.Register(StreamName, []server.Method{
+		{Spec: &streamCountSpec, Serve: func(ctx context.Context, call server.Call) error {
+			req := new(echov1.CountRequest)
+			if err := call.Receive(req); err != nil {
+				return err
+			}
+			return h.Count(ctx, req, &StreamCountServerStream{call: call})
+		}},
+		{Spec: &streamSumSpec, Serve: func(ctx context.Context, call server.Call) error {
+			res, err := h.Sum(ctx, &StreamSumServerStream{call: call})
+			if err != nil {
+				return err
+			}
+			return call.Send(res)
+		}},
+		{Spec: &streamChatSpec, Serve: func(ctx context.Context, call server.Call) error {
+			return h.Chat(ctx, &StreamChatServerStream{call: call})
+		}},
+	}, opts...)
+}
+
+// UnimplementedStreamHandler answers every call with the code Unimplemented. A handler
+// that embeds it still compiles when the service gets another method.
+type UnimplementedStreamHandler struct{}
+
+// Count fails with the code Unimplemented.
+func (UnimplementedStreamHandler) Count(context.Context, *echov1.CountRequest, *StreamCountServerStream) error {
+	return status.New(status.Unimplemented, "echo.v1.Stream/Count is not implemented")
+}
+
+// Sum fails with the code Unimplemented.
+func (UnimplementedStreamHandler) Sum(context.Context, *StreamSumServerStream) (*echov1.SumResponse, error) {
+	return nil, status.New(status.Unimplemented, "echo.v1.Stream/Sum is not implemented")
+}
+
+// Chat fails with the code Unimplemented.
+func (UnimplementedStreamHandler) Chat(context.Context, *StreamChatServerStream) error {
+	return status.New(status.Unimplemented, "echo.v1.Stream/Chat is not implemented")
+}
+
+// StreamCountClientStream is the caller's end of a call of echo.v1.Stream/Count.
+// It must be read to its end or closed, which frees what it holds.
+// One goroutine at a time receives.
+type StreamCountClientStream struct {
+	s client.Stream
+}
+
+// Recv waits for the next response. The error is io.EOF after the last one, if the
+// handler returned no error.
+func (s *StreamCountClientStream) Recv() (*echov1.CountResponse, error) {
+	res := new(echov1.CountResponse)
+	if err := s.s.Receive(res); err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+// Messages are the responses until the last one, or until an error, which comes
+// with no response. The call ends with the loop, however that is left.
+func (s *StreamCountClientStream) Messages() iter.Seq2[*echov1.CountResponse, error] {
+	return func(yield func(*echov1.CountResponse, error) bool) {
+		defer func() { _ = s.s.Close() }()
+		for {
+			res, err := s.Recv()
+			if err == io.EOF {
+				return
+			}
+			if !yield(res, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// ResponseMetadata is what the handler sent beside its outcome; empty until the call
+// has ended.
+func (s *StreamCountClientStream) ResponseMetadata() metadata.MD {
+	return s.s.ResponseMetadata()
+}
+
+// Close gives the call up if it has not ended: the handler's context ends. Closing
+// again does nothing.
+func (s *StreamCountClientStream) Close() error {
+	return s.s.Close()
+}
+
+// StreamCountServerStream is the handler's end of a call of echo.v1.Stream/Count,
+// and ends when the handler returns.
+type StreamCountServerStream struct {
+	call server.Call
+}
+
+// Send sends a response, which it does not keep, and waits while the caller takes no
+// more.
+func (s *StreamCountServerStream) Send(res *echov1.CountResponse) error {
+	return s.call.Send(res)
+}
+
+// StreamSumClientStream is the caller's end of a call of echo.v1.Stream/Sum.
+// It must be read to its end or closed, which frees what it holds.
+// Many goroutines may send at the same time, while one receives.
+type StreamSumClientStream struct {
+	s client.Stream
+}
+
+// Send sends a request and waits while the handler takes no more. The error is io.EOF
+// where the call has ended: CloseAndRecv says how. After another, the call goes on.
+func (s *StreamSumClientStream) Send(req *echov1.SumRequest) error {
+	return s.s.Send(req)
+}
+
+// CloseAndRecv tells the handler that there are no more requests and waits for its
+// response, with which the call ends.
+func (s *StreamSumClientStream) CloseAndRecv() (*echov1.SumResponse, error) {
+	if err := s.s.CloseSend(); err != nil {
+		return nil, err
+	}
+	res := new(echov1.SumResponse)
+	if err := s.s.Receive(res); err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+// ResponseMetadata is what the handler sent beside its outcome; empty until the call
+// has ended.
+func (s *StreamSumClientStream) ResponseMetadata() metadata.MD {
+	return s.s.ResponseMetadata()
+}
+
+// Close gives the call up if it has not ended: the handler's context ends. Closing
+// again does nothing.
+func (s *StreamSumClientStream) Close() error {
+	return s.s.Close()
+}
+
+// StreamSumServerStream is the handler's end of a call of echo.v1.Stream/Sum,
+// and ends when the handler returns.
+type StreamSumServerStream struct {
+	call server.Call
+}
+
+// Recv waits for the next request. The error is io.EOF after the last one.
+func (s *StreamSumServerStream) Recv() (*echov1.SumRequest, error) {
+	req := new(echov1.SumRequest)
+	if err := s.call.Receive(req); err != nil {
+		return nil, err
+	}
+	return req, nil
+}
+
+// Messages are the requests until the last one, or until an error, which comes with
+// no request.
+func (s *StreamSumServerStream) Messages() iter.Seq2[*echov1.SumRequest, error] {
+	return func(yield func(*echov1.SumRequest, error) bool) {
+		for {
+			req, err := s.Recv()
+			if err == io.EOF {
+				return
+			}
+			if !yield(req, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// StreamChatClientStream is the caller's end of a call of echo.v1.Stream/Chat.
+// It must be read to its end or closed, which frees what it holds.
+// Many goroutines may send at the same time, while one receives.
+type StreamChatClientStream struct {
+	s client.Stream
+}
+
+// Send sends a request and waits while the handler takes no more. The error is io.EOF
+// where the call has ended: Recv says how. After another, the call goes on.
+func (s *StreamChatClientStream) Send(req *echov1.ChatRequest) error {
+	return s.s.Send(req)
+}
+
+// CloseSend tells the handler that there are no more requests.
+func (s *StreamChatClientStream) CloseSend() error {
+	return s.s.CloseSend()
+}
+
+// Recv waits for the next response. The error is io.EOF after the last one, if the
+// handler returned no error.
+func (s *StreamChatClientStream) Recv() (*echov1.ChatResponse, error) {
+	res := new(echov1.ChatResponse)
+	if err := s.s.Receive(res); err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+// Messages are the responses until the last one, or until an error, which comes
+// with no response. The call ends with the loop, however that is left.
+func (s *StreamChatClientStream) Messages() iter.Seq2[*echov1.ChatResponse, error] {
+	return func(yield func(*echov1.ChatResponse, error) bool) {
+		defer func() { _ = s.s.Close() }()
+		for {
+			res, err := s.Recv()
+			if err == io.EOF {
+				return
+			}
+			if !yield(res, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// ResponseMetadata is what the handler sent beside its outcome; empty until the call
+// has ended.
+func (s *StreamChatClientStream) ResponseMetadata() metadata.MD {
+	return s.s.ResponseMetadata()
+}
+
+// Close gives the call up if it has not ended: the handler's context ends. Closing
+// again does nothing.
+func (s *StreamChatClientStream) Close() error {
+	return s.s.Close()
+}
+
+// StreamChatServerStream is the handler's end of a call of echo.v1.Stream/Chat,
+// and ends when the handler returns.
+type StreamChatServerStream struct {
+	call server.Call
+}
+
+// Send sends a response, which it does not keep, and waits while the caller takes no
+// more.
+func (s *StreamChatServerStream) Send(res *echov1.ChatResponse) error {
+	return s.call.Send(res)
+}
+
+// Recv waits for the next request. The error is io.EOF after the last one.
+func (s *StreamChatServerStream) Recv() (*echov1.ChatRequest, error) {
+	req := new(echov1.ChatRequest)
+	if err := s.call.Receive(req); err != nil {
+		return nil, err
+	}
+	return req, nil
+}
+
+// Messages are the requests until the last one, or until an error, which comes with
+// no request.
+func (s *StreamChatServerStream) Messages() iter.Seq2[*echov1.ChatRequest, error] {
+	return func(yield func(*echov1.ChatRequest, error) bool) {
+		for {
+			req, err := s.Recv()
+			if err == io.EOF {
+				return
+			}
+			if !yield(req, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
 // AdminName is the full name of the service echo.v1.Admin.
 const AdminName = "echo.v1.Admin"
 
 // AdminCountsProcedure names the method Counts of echo.v1.Admin in calls.
 const AdminCountsProcedure = "echo.v1.Admin/Counts"
 
-var adminCountsSpec = rpc.Spec{
-	Service:     AdminName,
-	Method:      "Counts",
-	Procedure:   AdminCountsProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.NoSideEffects,
-}
+var adminCountsSpec = rpc.Spec{Service: AdminName, Method: "Counts", Procedure: AdminCountsProcedure, Kind: rpc.Unary, Idempotency: rpc.NoSideEffects}
 
 // AdminClient calls the service echo.v1.Admin. It is safe for concurrent use.
 //

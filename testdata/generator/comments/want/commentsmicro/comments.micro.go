@@ -15,9 +15,12 @@ import (
 	context "context"
 	comments "github.com/protomicro/micro/internal/generator/golden/comments"
 	client "github.com/protomicro/micro/runtime/client"
+	metadata "github.com/protomicro/micro/runtime/metadata"
 	rpc "github.com/protomicro/micro/runtime/rpc"
 	server "github.com/protomicro/micro/runtime/server"
 	status "github.com/protomicro/micro/runtime/status"
+	io "io"
+	iter "iter"
 )
 
 // This code was generated for the first format of the runtime. Where the next line
@@ -37,32 +40,16 @@ const ThingDoProcedure = "comments.Thing/Do"
 // Deprecated: Marked as deprecated in comments.proto.
 const ThingDocProcedure = "comments.Thing/Doc"
 
+// ThingWatchProcedure names the method Watch of comments.Thing in calls.
+const ThingWatchProcedure = "comments.Thing/Watch"
+
 // ThingTightProcedure names the method Tight of comments.Thing in calls.
 const ThingTightProcedure = "comments.Thing/Tight"
 
-var thingDoSpec = rpc.Spec{
-	Service:     ThingName,
-	Method:      "Do",
-	Procedure:   ThingDoProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
-
-var thingDocSpec = rpc.Spec{
-	Service:     ThingName,
-	Method:      "Doc",
-	Procedure:   ThingDocProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
-
-var thingTightSpec = rpc.Spec{
-	Service:     ThingName,
-	Method:      "Tight",
-	Procedure:   ThingTightProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
+var thingDoSpec = rpc.Spec{Service: ThingName, Method: "Do", Procedure: ThingDoProcedure, Kind: rpc.Unary}
+var thingDocSpec = rpc.Spec{Service: ThingName, Method: "Doc", Procedure: ThingDocProcedure, Kind: rpc.Unary}
+var thingWatchSpec = rpc.Spec{Service: ThingName, Method: "Watch", Procedure: ThingWatchProcedure, Kind: rpc.ServerStream}
+var thingTightSpec = rpc.Spec{Service: ThingName, Method: "Tight", Procedure: ThingTightProcedure, Kind: rpc.Unary}
 
 // ThingClient calls the service comments.Thing. It is safe for concurrent use.
 //
@@ -76,8 +63,8 @@ var thingTightSpec = rpc.Spec{
 type ThingClient interface {
 	// 日本語, ünïcödé, 	tabs
 	//
-	//     code {
-	//     }
+	//	code {
+	//	}
 	//
 	// # Heading
 	//
@@ -93,6 +80,12 @@ type ThingClient interface {
 	//
 	// Deprecated: Marked as deprecated in comments.proto.
 	Doc(ctx context.Context, req *comments.Message, opts ...client.CallOption) (*comments.Message, error)
+	// go:generate rm -rf /
+	// + build ignore
+	// export Watch
+	//
+	// */ and /* and `
+	Watch(ctx context.Context, req *comments.Message, opts ...client.CallOption) (*ThingWatchClientStream, error)
 	// Deprecated: not by an option.
 	Tight(ctx context.Context, req *comments.Message, opts ...client.CallOption) (*comments.Message, error)
 }
@@ -123,6 +116,14 @@ func (c *thingClient) Doc(ctx context.Context, req *comments.Message, opts ...cl
 	return res, nil
 }
 
+func (c *thingClient) Watch(ctx context.Context, req *comments.Message, opts ...client.CallOption) (*ThingWatchClientStream, error) {
+	s, err := c.c.Open(ctx, &thingWatchSpec, req, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return &ThingWatchClientStream{s: s}, nil
+}
+
 func (c *thingClient) Tight(ctx context.Context, req *comments.Message, opts ...client.CallOption) (*comments.Message, error) {
 	res := new(comments.Message)
 	if err := c.c.Call(ctx, &thingTightSpec, req, res, opts...); err != nil {
@@ -144,8 +145,8 @@ func (c *thingClient) Tight(ctx context.Context, req *comments.Message, opts ...
 type ThingHandler interface {
 	// 日本語, ünïcödé, 	tabs
 	//
-	//     code {
-	//     }
+	//	code {
+	//	}
 	//
 	// # Heading
 	//
@@ -161,6 +162,12 @@ type ThingHandler interface {
 	//
 	// Deprecated: Marked as deprecated in comments.proto.
 	Doc(ctx context.Context, req *comments.Message) (*comments.Message, error)
+	// go:generate rm -rf /
+	// + build ignore
+	// export Watch
+	//
+	// */ and /* and `
+	Watch(ctx context.Context, req *comments.Message, stream *ThingWatchServerStream) error
 	// Deprecated: not by an option.
 	Tight(ctx context.Context, req *comments.Message) (*comments.Message, error)
 }
@@ -190,6 +197,13 @@ func RegisterThingHandler(s *server.Server, h ThingHandler, opts ...server.Handl
 				return err
 			}
 			return call.Send(res)
+		}},
+		{Spec: &thingWatchSpec, Serve: func(ctx context.Context, call server.Call) error {
+			req := new(comments.Message)
+			if err := call.Receive(req); err != nil {
+				return err
+			}
+			return h.Watch(ctx, req, &ThingWatchServerStream{call: call})
 		}},
 		{Spec: &thingTightSpec, Serve: func(ctx context.Context, call server.Call) error {
 			req := new(comments.Message)
@@ -221,7 +235,70 @@ func (UnimplementedThingHandler) Doc(context.Context, *comments.Message) (*comme
 	return nil, status.New(status.Unimplemented, "comments.Thing/Doc is not implemented")
 }
 
+// Watch fails with the code Unimplemented.
+func (UnimplementedThingHandler) Watch(context.Context, *comments.Message, *ThingWatchServerStream) error {
+	return status.New(status.Unimplemented, "comments.Thing/Watch is not implemented")
+}
+
 // Tight fails with the code Unimplemented.
 func (UnimplementedThingHandler) Tight(context.Context, *comments.Message) (*comments.Message, error) {
 	return nil, status.New(status.Unimplemented, "comments.Thing/Tight is not implemented")
+}
+
+// ThingWatchClientStream is the caller's end of a call of comments.Thing/Watch.
+// It must be read to its end or closed, which frees what it holds.
+// One goroutine at a time receives.
+type ThingWatchClientStream struct {
+	s client.Stream
+}
+
+// Recv waits for the next response. The error is io.EOF after the last one, if the
+// handler returned no error.
+func (s *ThingWatchClientStream) Recv() (*comments.Message, error) {
+	res := new(comments.Message)
+	if err := s.s.Receive(res); err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+// Messages are the responses until the last one, or until an error, which comes
+// with no response. The call ends with the loop, however that is left.
+func (s *ThingWatchClientStream) Messages() iter.Seq2[*comments.Message, error] {
+	return func(yield func(*comments.Message, error) bool) {
+		defer func() { _ = s.s.Close() }()
+		for {
+			res, err := s.Recv()
+			if err == io.EOF {
+				return
+			}
+			if !yield(res, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// ResponseMetadata is what the handler sent beside its outcome; empty until the call
+// has ended.
+func (s *ThingWatchClientStream) ResponseMetadata() metadata.MD {
+	return s.s.ResponseMetadata()
+}
+
+// Close gives the call up if it has not ended: the handler's context ends. Closing
+// again does nothing.
+func (s *ThingWatchClientStream) Close() error {
+	return s.s.Close()
+}
+
+// ThingWatchServerStream is the handler's end of a call of comments.Thing/Watch,
+// and ends when the handler returns.
+type ThingWatchServerStream struct {
+	call server.Call
+}
+
+// Send sends a response, which it does not keep, and waits while the caller takes no
+// more.
+func (s *ThingWatchServerStream) Send(res *comments.Message) error {
+	return s.call.Send(res)
 }

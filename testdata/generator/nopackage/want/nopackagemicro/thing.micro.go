@@ -8,9 +8,12 @@ import (
 	context "context"
 	nopackage "github.com/protomicro/micro/internal/generator/golden/nopackage"
 	client "github.com/protomicro/micro/runtime/client"
+	metadata "github.com/protomicro/micro/runtime/metadata"
 	rpc "github.com/protomicro/micro/runtime/rpc"
 	server "github.com/protomicro/micro/runtime/server"
 	status "github.com/protomicro/micro/runtime/status"
+	io "io"
+	iter "iter"
 )
 
 // This code was generated for the first format of the runtime. Where the next line
@@ -25,17 +28,16 @@ const ThingName = "Thing"
 // ThingDoProcedure names the method Do of Thing in calls.
 const ThingDoProcedure = "Thing/Do"
 
-var thingDoSpec = rpc.Spec{
-	Service:     ThingName,
-	Method:      "Do",
-	Procedure:   ThingDoProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
+// ThingEachProcedure names the method Each of Thing in calls.
+const ThingEachProcedure = "Thing/Each"
+
+var thingDoSpec = rpc.Spec{Service: ThingName, Method: "Do", Procedure: ThingDoProcedure, Kind: rpc.Unary}
+var thingEachSpec = rpc.Spec{Service: ThingName, Method: "Each", Procedure: ThingEachProcedure, Kind: rpc.BidiStream}
 
 // ThingClient calls the service Thing. It is safe for concurrent use.
 type ThingClient interface {
 	Do(ctx context.Context, req *nopackage.Message, opts ...client.CallOption) (*nopackage.Message, error)
+	Each(ctx context.Context, opts ...client.CallOption) (*ThingEachClientStream, error)
 }
 
 // NewThingClient is a client of Thing that makes its calls with c, which
@@ -56,10 +58,19 @@ func (c *thingClient) Do(ctx context.Context, req *nopackage.Message, opts ...cl
 	return res, nil
 }
 
+func (c *thingClient) Each(ctx context.Context, opts ...client.CallOption) (*ThingEachClientStream, error) {
+	s, err := c.c.Open(ctx, &thingEachSpec, nil, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return &ThingEachClientStream{s: s}, nil
+}
+
 // ThingHandler serves Thing. Its methods are called by many goroutines at
 // the same time.
 type ThingHandler interface {
 	Do(ctx context.Context, req *nopackage.Message) (*nopackage.Message, error)
+	Each(ctx context.Context, stream *ThingEachServerStream) error
 }
 
 // RegisterThingHandler makes s serve Thing with h. It is called before s
@@ -77,6 +88,9 @@ func RegisterThingHandler(s *server.Server, h ThingHandler, opts ...server.Handl
 			}
 			return call.Send(res)
 		}},
+		{Spec: &thingEachSpec, Serve: func(ctx context.Context, call server.Call) error {
+			return h.Each(ctx, &ThingEachServerStream{call: call})
+		}},
 	}, opts...)
 }
 
@@ -87,4 +101,103 @@ type UnimplementedThingHandler struct{}
 // Do fails with the code Unimplemented.
 func (UnimplementedThingHandler) Do(context.Context, *nopackage.Message) (*nopackage.Message, error) {
 	return nil, status.New(status.Unimplemented, "Thing/Do is not implemented")
+}
+
+// Each fails with the code Unimplemented.
+func (UnimplementedThingHandler) Each(context.Context, *ThingEachServerStream) error {
+	return status.New(status.Unimplemented, "Thing/Each is not implemented")
+}
+
+// ThingEachClientStream is the caller's end of a call of Thing/Each.
+// It must be read to its end or closed, which frees what it holds.
+// Many goroutines may send at the same time, while one receives.
+type ThingEachClientStream struct {
+	s client.Stream
+}
+
+// Send sends a request and waits while the handler takes no more. The error is io.EOF
+// where the call has ended: Recv says how. After another, the call goes on.
+func (s *ThingEachClientStream) Send(req *nopackage.Message) error {
+	return s.s.Send(req)
+}
+
+// CloseSend tells the handler that there are no more requests.
+func (s *ThingEachClientStream) CloseSend() error {
+	return s.s.CloseSend()
+}
+
+// Recv waits for the next response. The error is io.EOF after the last one, if the
+// handler returned no error.
+func (s *ThingEachClientStream) Recv() (*nopackage.Message, error) {
+	res := new(nopackage.Message)
+	if err := s.s.Receive(res); err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+// Messages are the responses until the last one, or until an error, which comes
+// with no response. The call ends with the loop, however that is left.
+func (s *ThingEachClientStream) Messages() iter.Seq2[*nopackage.Message, error] {
+	return func(yield func(*nopackage.Message, error) bool) {
+		defer func() { _ = s.s.Close() }()
+		for {
+			res, err := s.Recv()
+			if err == io.EOF {
+				return
+			}
+			if !yield(res, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// ResponseMetadata is what the handler sent beside its outcome; empty until the call
+// has ended.
+func (s *ThingEachClientStream) ResponseMetadata() metadata.MD {
+	return s.s.ResponseMetadata()
+}
+
+// Close gives the call up if it has not ended: the handler's context ends. Closing
+// again does nothing.
+func (s *ThingEachClientStream) Close() error {
+	return s.s.Close()
+}
+
+// ThingEachServerStream is the handler's end of a call of Thing/Each,
+// and ends when the handler returns.
+type ThingEachServerStream struct {
+	call server.Call
+}
+
+// Send sends a response, which it does not keep, and waits while the caller takes no
+// more.
+func (s *ThingEachServerStream) Send(res *nopackage.Message) error {
+	return s.call.Send(res)
+}
+
+// Recv waits for the next request. The error is io.EOF after the last one.
+func (s *ThingEachServerStream) Recv() (*nopackage.Message, error) {
+	req := new(nopackage.Message)
+	if err := s.call.Receive(req); err != nil {
+		return nil, err
+	}
+	return req, nil
+}
+
+// Messages are the requests until the last one, or until an error, which comes with
+// no request.
+func (s *ThingEachServerStream) Messages() iter.Seq2[*nopackage.Message, error] {
+	return func(yield func(*nopackage.Message, error) bool) {
+		for {
+			req, err := s.Recv()
+			if err == io.EOF {
+				return
+			}
+			if !yield(req, err) || err != nil {
+				return
+			}
+		}
+	}
 }

@@ -8,9 +8,12 @@ import (
 	context "context"
 	stock "github.com/protomicro/micro/internal/generator/golden/samepackage/stock"
 	client "github.com/protomicro/micro/runtime/client"
+	metadata "github.com/protomicro/micro/runtime/metadata"
 	rpc "github.com/protomicro/micro/runtime/rpc"
 	server "github.com/protomicro/micro/runtime/server"
 	status "github.com/protomicro/micro/runtime/status"
+	io "io"
+	iter "iter"
 )
 
 // This code was generated for the first format of the runtime. Where the next line
@@ -28,26 +31,28 @@ const ShopBuyProcedure = "shop.Shop/Buy"
 // ShopLookProcedure names the method Look of shop.Shop in calls.
 const ShopLookProcedure = "shop.Shop/Look"
 
-var shopBuySpec = rpc.Spec{
-	Service:     ShopName,
-	Method:      "Buy",
-	Procedure:   ShopBuyProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
+// ShopFollowProcedure names the method Follow of shop.Shop in calls.
+const ShopFollowProcedure = "shop.Shop/Follow"
 
-var shopLookSpec = rpc.Spec{
-	Service:     ShopName,
-	Method:      "Look",
-	Procedure:   ShopLookProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
+// ShopFillProcedure names the method Fill of shop.Shop in calls.
+const ShopFillProcedure = "shop.Shop/Fill"
+
+// ShopBargainProcedure names the method Bargain of shop.Shop in calls.
+const ShopBargainProcedure = "shop.Shop/Bargain"
+
+var shopBuySpec = rpc.Spec{Service: ShopName, Method: "Buy", Procedure: ShopBuyProcedure, Kind: rpc.Unary}
+var shopLookSpec = rpc.Spec{Service: ShopName, Method: "Look", Procedure: ShopLookProcedure, Kind: rpc.Unary}
+var shopFollowSpec = rpc.Spec{Service: ShopName, Method: "Follow", Procedure: ShopFollowProcedure, Kind: rpc.ServerStream}
+var shopFillSpec = rpc.Spec{Service: ShopName, Method: "Fill", Procedure: ShopFillProcedure, Kind: rpc.ClientStream}
+var shopBargainSpec = rpc.Spec{Service: ShopName, Method: "Bargain", Procedure: ShopBargainProcedure, Kind: rpc.BidiStream}
 
 // ShopClient calls the service shop.Shop. It is safe for concurrent use.
 type ShopClient interface {
 	Buy(ctx context.Context, req *Order, opts ...client.CallOption) (*Order_Receipt, error)
 	Look(ctx context.Context, req *stock.Item, opts ...client.CallOption) (*stock.Item, error)
+	Follow(ctx context.Context, req *Order, opts ...client.CallOption) (*ShopFollowClientStream, error)
+	Fill(ctx context.Context, opts ...client.CallOption) (*ShopFillClientStream, error)
+	Bargain(ctx context.Context, opts ...client.CallOption) (*ShopBargainClientStream, error)
 }
 
 // NewShopClient is a client of shop.Shop that makes its calls with c, which
@@ -76,11 +81,38 @@ func (c *shopClient) Look(ctx context.Context, req *stock.Item, opts ...client.C
 	return res, nil
 }
 
+func (c *shopClient) Follow(ctx context.Context, req *Order, opts ...client.CallOption) (*ShopFollowClientStream, error) {
+	s, err := c.c.Open(ctx, &shopFollowSpec, req, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return &ShopFollowClientStream{s: s}, nil
+}
+
+func (c *shopClient) Fill(ctx context.Context, opts ...client.CallOption) (*ShopFillClientStream, error) {
+	s, err := c.c.Open(ctx, &shopFillSpec, nil, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return &ShopFillClientStream{s: s}, nil
+}
+
+func (c *shopClient) Bargain(ctx context.Context, opts ...client.CallOption) (*ShopBargainClientStream, error) {
+	s, err := c.c.Open(ctx, &shopBargainSpec, nil, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return &ShopBargainClientStream{s: s}, nil
+}
+
 // ShopHandler serves shop.Shop. Its methods are called by many goroutines at
 // the same time.
 type ShopHandler interface {
 	Buy(ctx context.Context, req *Order) (*Order_Receipt, error)
 	Look(ctx context.Context, req *stock.Item) (*stock.Item, error)
+	Follow(ctx context.Context, req *Order, stream *ShopFollowServerStream) error
+	Fill(ctx context.Context, stream *ShopFillServerStream) (*Order, error)
+	Bargain(ctx context.Context, stream *ShopBargainServerStream) error
 }
 
 // RegisterShopHandler makes s serve shop.Shop with h. It is called before s
@@ -109,6 +141,23 @@ func RegisterShopHandler(s *server.Server, h ShopHandler, opts ...server.Handler
 			}
 			return call.Send(res)
 		}},
+		{Spec: &shopFollowSpec, Serve: func(ctx context.Context, call server.Call) error {
+			req := new(Order)
+			if err := call.Receive(req); err != nil {
+				return err
+			}
+			return h.Follow(ctx, req, &ShopFollowServerStream{call: call})
+		}},
+		{Spec: &shopFillSpec, Serve: func(ctx context.Context, call server.Call) error {
+			res, err := h.Fill(ctx, &ShopFillServerStream{call: call})
+			if err != nil {
+				return err
+			}
+			return call.Send(res)
+		}},
+		{Spec: &shopBargainSpec, Serve: func(ctx context.Context, call server.Call) error {
+			return h.Bargain(ctx, &ShopBargainServerStream{call: call})
+		}},
 	}, opts...)
 }
 
@@ -124,4 +173,240 @@ func (UnimplementedShopHandler) Buy(context.Context, *Order) (*Order_Receipt, er
 // Look fails with the code Unimplemented.
 func (UnimplementedShopHandler) Look(context.Context, *stock.Item) (*stock.Item, error) {
 	return nil, status.New(status.Unimplemented, "shop.Shop/Look is not implemented")
+}
+
+// Follow fails with the code Unimplemented.
+func (UnimplementedShopHandler) Follow(context.Context, *Order, *ShopFollowServerStream) error {
+	return status.New(status.Unimplemented, "shop.Shop/Follow is not implemented")
+}
+
+// Fill fails with the code Unimplemented.
+func (UnimplementedShopHandler) Fill(context.Context, *ShopFillServerStream) (*Order, error) {
+	return nil, status.New(status.Unimplemented, "shop.Shop/Fill is not implemented")
+}
+
+// Bargain fails with the code Unimplemented.
+func (UnimplementedShopHandler) Bargain(context.Context, *ShopBargainServerStream) error {
+	return status.New(status.Unimplemented, "shop.Shop/Bargain is not implemented")
+}
+
+// ShopFollowClientStream is the caller's end of a call of shop.Shop/Follow.
+// It must be read to its end or closed, which frees what it holds.
+// One goroutine at a time receives.
+type ShopFollowClientStream struct {
+	s client.Stream
+}
+
+// Recv waits for the next response. The error is io.EOF after the last one, if the
+// handler returned no error.
+func (s *ShopFollowClientStream) Recv() (*Order_Receipt, error) {
+	res := new(Order_Receipt)
+	if err := s.s.Receive(res); err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+// Messages are the responses until the last one, or until an error, which comes
+// with no response. The call ends with the loop, however that is left.
+func (s *ShopFollowClientStream) Messages() iter.Seq2[*Order_Receipt, error] {
+	return func(yield func(*Order_Receipt, error) bool) {
+		defer func() { _ = s.s.Close() }()
+		for {
+			res, err := s.Recv()
+			if err == io.EOF {
+				return
+			}
+			if !yield(res, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// ResponseMetadata is what the handler sent beside its outcome; empty until the call
+// has ended.
+func (s *ShopFollowClientStream) ResponseMetadata() metadata.MD {
+	return s.s.ResponseMetadata()
+}
+
+// Close gives the call up if it has not ended: the handler's context ends. Closing
+// again does nothing.
+func (s *ShopFollowClientStream) Close() error {
+	return s.s.Close()
+}
+
+// ShopFollowServerStream is the handler's end of a call of shop.Shop/Follow,
+// and ends when the handler returns.
+type ShopFollowServerStream struct {
+	call server.Call
+}
+
+// Send sends a response, which it does not keep, and waits while the caller takes no
+// more.
+func (s *ShopFollowServerStream) Send(res *Order_Receipt) error {
+	return s.call.Send(res)
+}
+
+// ShopFillClientStream is the caller's end of a call of shop.Shop/Fill.
+// It must be read to its end or closed, which frees what it holds.
+// Many goroutines may send at the same time, while one receives.
+type ShopFillClientStream struct {
+	s client.Stream
+}
+
+// Send sends a request and waits while the handler takes no more. The error is io.EOF
+// where the call has ended: CloseAndRecv says how. After another, the call goes on.
+func (s *ShopFillClientStream) Send(req *stock.Item) error {
+	return s.s.Send(req)
+}
+
+// CloseAndRecv tells the handler that there are no more requests and waits for its
+// response, with which the call ends.
+func (s *ShopFillClientStream) CloseAndRecv() (*Order, error) {
+	if err := s.s.CloseSend(); err != nil {
+		return nil, err
+	}
+	res := new(Order)
+	if err := s.s.Receive(res); err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+// ResponseMetadata is what the handler sent beside its outcome; empty until the call
+// has ended.
+func (s *ShopFillClientStream) ResponseMetadata() metadata.MD {
+	return s.s.ResponseMetadata()
+}
+
+// Close gives the call up if it has not ended: the handler's context ends. Closing
+// again does nothing.
+func (s *ShopFillClientStream) Close() error {
+	return s.s.Close()
+}
+
+// ShopFillServerStream is the handler's end of a call of shop.Shop/Fill,
+// and ends when the handler returns.
+type ShopFillServerStream struct {
+	call server.Call
+}
+
+// Recv waits for the next request. The error is io.EOF after the last one.
+func (s *ShopFillServerStream) Recv() (*stock.Item, error) {
+	req := new(stock.Item)
+	if err := s.call.Receive(req); err != nil {
+		return nil, err
+	}
+	return req, nil
+}
+
+// Messages are the requests until the last one, or until an error, which comes with
+// no request.
+func (s *ShopFillServerStream) Messages() iter.Seq2[*stock.Item, error] {
+	return func(yield func(*stock.Item, error) bool) {
+		for {
+			req, err := s.Recv()
+			if err == io.EOF {
+				return
+			}
+			if !yield(req, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// ShopBargainClientStream is the caller's end of a call of shop.Shop/Bargain.
+// It must be read to its end or closed, which frees what it holds.
+// Many goroutines may send at the same time, while one receives.
+type ShopBargainClientStream struct {
+	s client.Stream
+}
+
+// Send sends a request and waits while the handler takes no more. The error is io.EOF
+// where the call has ended: Recv says how. After another, the call goes on.
+func (s *ShopBargainClientStream) Send(req *Order) error {
+	return s.s.Send(req)
+}
+
+// CloseSend tells the handler that there are no more requests.
+func (s *ShopBargainClientStream) CloseSend() error {
+	return s.s.CloseSend()
+}
+
+// Recv waits for the next response. The error is io.EOF after the last one, if the
+// handler returned no error.
+func (s *ShopBargainClientStream) Recv() (*stock.Item, error) {
+	res := new(stock.Item)
+	if err := s.s.Receive(res); err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+// Messages are the responses until the last one, or until an error, which comes
+// with no response. The call ends with the loop, however that is left.
+func (s *ShopBargainClientStream) Messages() iter.Seq2[*stock.Item, error] {
+	return func(yield func(*stock.Item, error) bool) {
+		defer func() { _ = s.s.Close() }()
+		for {
+			res, err := s.Recv()
+			if err == io.EOF {
+				return
+			}
+			if !yield(res, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// ResponseMetadata is what the handler sent beside its outcome; empty until the call
+// has ended.
+func (s *ShopBargainClientStream) ResponseMetadata() metadata.MD {
+	return s.s.ResponseMetadata()
+}
+
+// Close gives the call up if it has not ended: the handler's context ends. Closing
+// again does nothing.
+func (s *ShopBargainClientStream) Close() error {
+	return s.s.Close()
+}
+
+// ShopBargainServerStream is the handler's end of a call of shop.Shop/Bargain,
+// and ends when the handler returns.
+type ShopBargainServerStream struct {
+	call server.Call
+}
+
+// Send sends a response, which it does not keep, and waits while the caller takes no
+// more.
+func (s *ShopBargainServerStream) Send(res *stock.Item) error {
+	return s.call.Send(res)
+}
+
+// Recv waits for the next request. The error is io.EOF after the last one.
+func (s *ShopBargainServerStream) Recv() (*Order, error) {
+	req := new(Order)
+	if err := s.call.Receive(req); err != nil {
+		return nil, err
+	}
+	return req, nil
+}
+
+// Messages are the requests until the last one, or until an error, which comes with
+// no request.
+func (s *ShopBargainServerStream) Messages() iter.Seq2[*Order, error] {
+	return func(yield func(*Order, error) bool) {
+		for {
+			req, err := s.Recv()
+			if err == io.EOF {
+				return
+			}
+			if !yield(req, err) || err != nil {
+				return
+			}
+		}
+	}
 }

@@ -49,69 +49,14 @@ const StringSnakeCaseProcedure = "odd.string/snake_case"
 // StringXLeadingProcedure names the method _leading of odd.string in calls.
 const StringXLeadingProcedure = "odd.string/_leading"
 
-var stringTypeSpec = rpc.Spec{
-	Service:     StringName,
-	Method:      "type",
-	Procedure:   StringTypeProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
-
-var stringFuncSpec = rpc.Spec{
-	Service:     StringName,
-	Method:      "func",
-	Procedure:   StringFuncProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
-
-var stringNewSpec = rpc.Spec{
-	Service:     StringName,
-	Method:      "new",
-	Procedure:   StringNewProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
-
-var stringNilSpec = rpc.Spec{
-	Service:     StringName,
-	Method:      "nil",
-	Procedure:   StringNilProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
-
-var stringCSpec = rpc.Spec{
-	Service:     StringName,
-	Method:      "c",
-	Procedure:   StringCProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
-
-var stringCallSpec = rpc.Spec{
-	Service:     StringName,
-	Method:      "Call",
-	Procedure:   StringCallProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
-
-var stringSnakeCaseSpec = rpc.Spec{
-	Service:     StringName,
-	Method:      "snake_case",
-	Procedure:   StringSnakeCaseProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
-
-var stringXLeadingSpec = rpc.Spec{
-	Service:     StringName,
-	Method:      "_leading",
-	Procedure:   StringXLeadingProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
+var stringTypeSpec = rpc.Spec{Service: StringName, Method: "type", Procedure: StringTypeProcedure, Kind: rpc.Unary}
+var stringFuncSpec = rpc.Spec{Service: StringName, Method: "func", Procedure: StringFuncProcedure, Kind: rpc.Unary}
+var stringNewSpec = rpc.Spec{Service: StringName, Method: "new", Procedure: StringNewProcedure, Kind: rpc.Unary}
+var stringNilSpec = rpc.Spec{Service: StringName, Method: "nil", Procedure: StringNilProcedure, Kind: rpc.Unary}
+var stringCSpec = rpc.Spec{Service: StringName, Method: "c", Procedure: StringCProcedure, Kind: rpc.Unary}
+var stringCallSpec = rpc.Spec{Service: StringName, Method: "Call", Procedure: StringCallProcedure, Kind: rpc.Unary}
+var stringSnakeCaseSpec = rpc.Spec{Service: StringName, Method: "snake_case", Procedure: StringSnakeCaseProcedure, Kind: rpc.Unary}
+var stringXLeadingSpec = rpc.Spec{Service: StringName, Method: "_leading", Procedure: StringXLeadingProcedure, Kind: rpc.Unary}
 
 // StringClient calls the service odd.string. It is safe for concurrent use.
 //
@@ -361,13 +306,7 @@ const ServerName = "odd.server"
 // ServerRegisterProcedure names the method Register of odd.server in calls.
 const ServerRegisterProcedure = "odd.server/Register"
 
-var serverRegisterSpec = rpc.Spec{
-	Service:     ServerName,
-	Method:      "Register",
-	Procedure:   ServerRegisterProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
+var serverRegisterSpec = rpc.Spec{Service: ServerName, Method: "Register", Procedure: ServerRegisterProcedure, Kind: rpc.Unary}
 
 // ServerClient calls the service odd.server. It is safe for concurrent use.
 type ServerClient interface {
@@ -431,13 +370,7 @@ const NewName = "odd.New"
 // NewStringProcedure names the method String of odd.New in calls.
 const NewStringProcedure = "odd.New/String"
 
-var newStringSpec = rpc.Spec{
-	Service:     NewName,
-	Method:      "String",
-	Procedure:   NewStringProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
+var newStringSpec = rpc.Spec{Service: NewName, Method: "String", Procedure: NewStringProcedure, Kind: rpc.Unary}
 
 // NewClient calls the service odd.New. It is safe for concurrent use.
 type NewClient interface {

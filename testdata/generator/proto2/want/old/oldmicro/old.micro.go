@@ -8,9 +8,12 @@ import (
 	context "context"
 	old "github.com/protomicro/micro/internal/generator/golden/proto2/old"
 	client "github.com/protomicro/micro/runtime/client"
+	metadata "github.com/protomicro/micro/runtime/metadata"
 	rpc "github.com/protomicro/micro/runtime/rpc"
 	server "github.com/protomicro/micro/runtime/server"
 	status "github.com/protomicro/micro/runtime/status"
+	io "io"
+	iter "iter"
 )
 
 // This code was generated for the first format of the runtime. Where the next line
@@ -25,17 +28,16 @@ const OldName = "old.Old"
 // OldGetProcedure names the method Get of old.Old in calls.
 const OldGetProcedure = "old.Old/Get"
 
-var oldGetSpec = rpc.Spec{
-	Service:     OldName,
-	Method:      "Get",
-	Procedure:   OldGetProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
+// OldEachProcedure names the method Each of old.Old in calls.
+const OldEachProcedure = "old.Old/Each"
+
+var oldGetSpec = rpc.Spec{Service: OldName, Method: "Get", Procedure: OldGetProcedure, Kind: rpc.Unary}
+var oldEachSpec = rpc.Spec{Service: OldName, Method: "Each", Procedure: OldEachProcedure, Kind: rpc.ServerStream}
 
 // OldClient calls the service old.Old. It is safe for concurrent use.
 type OldClient interface {
 	Get(ctx context.Context, req *old.Request, opts ...client.CallOption) (*old.Response, error)
+	Each(ctx context.Context, req *old.Response_Entry, opts ...client.CallOption) (*OldEachClientStream, error)
 }
 
 // NewOldClient is a client of old.Old that makes its calls with c, which
@@ -56,10 +58,19 @@ func (c *oldClient) Get(ctx context.Context, req *old.Request, opts ...client.Ca
 	return res, nil
 }
 
+func (c *oldClient) Each(ctx context.Context, req *old.Response_Entry, opts ...client.CallOption) (*OldEachClientStream, error) {
+	s, err := c.c.Open(ctx, &oldEachSpec, req, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return &OldEachClientStream{s: s}, nil
+}
+
 // OldHandler serves old.Old. Its methods are called by many goroutines at
 // the same time.
 type OldHandler interface {
 	Get(ctx context.Context, req *old.Request) (*old.Response, error)
+	Each(ctx context.Context, req *old.Response_Entry, stream *OldEachServerStream) error
 }
 
 // RegisterOldHandler makes s serve old.Old with h. It is called before s
@@ -77,6 +88,13 @@ func RegisterOldHandler(s *server.Server, h OldHandler, opts ...server.HandlerOp
 			}
 			return call.Send(res)
 		}},
+		{Spec: &oldEachSpec, Serve: func(ctx context.Context, call server.Call) error {
+			req := new(old.Response_Entry)
+			if err := call.Receive(req); err != nil {
+				return err
+			}
+			return h.Each(ctx, req, &OldEachServerStream{call: call})
+		}},
 	}, opts...)
 }
 
@@ -87,4 +105,67 @@ type UnimplementedOldHandler struct{}
 // Get fails with the code Unimplemented.
 func (UnimplementedOldHandler) Get(context.Context, *old.Request) (*old.Response, error) {
 	return nil, status.New(status.Unimplemented, "old.Old/Get is not implemented")
+}
+
+// Each fails with the code Unimplemented.
+func (UnimplementedOldHandler) Each(context.Context, *old.Response_Entry, *OldEachServerStream) error {
+	return status.New(status.Unimplemented, "old.Old/Each is not implemented")
+}
+
+// OldEachClientStream is the caller's end of a call of old.Old/Each.
+// It must be read to its end or closed, which frees what it holds.
+// One goroutine at a time receives.
+type OldEachClientStream struct {
+	s client.Stream
+}
+
+// Recv waits for the next response. The error is io.EOF after the last one, if the
+// handler returned no error.
+func (s *OldEachClientStream) Recv() (*old.Request, error) {
+	res := new(old.Request)
+	if err := s.s.Receive(res); err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+// Messages are the responses until the last one, or until an error, which comes
+// with no response. The call ends with the loop, however that is left.
+func (s *OldEachClientStream) Messages() iter.Seq2[*old.Request, error] {
+	return func(yield func(*old.Request, error) bool) {
+		defer func() { _ = s.s.Close() }()
+		for {
+			res, err := s.Recv()
+			if err == io.EOF {
+				return
+			}
+			if !yield(res, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// ResponseMetadata is what the handler sent beside its outcome; empty until the call
+// has ended.
+func (s *OldEachClientStream) ResponseMetadata() metadata.MD {
+	return s.s.ResponseMetadata()
+}
+
+// Close gives the call up if it has not ended: the handler's context ends. Closing
+// again does nothing.
+func (s *OldEachClientStream) Close() error {
+	return s.s.Close()
+}
+
+// OldEachServerStream is the handler's end of a call of old.Old/Each,
+// and ends when the handler returns.
+type OldEachServerStream struct {
+	call server.Call
+}
+
+// Send sends a response, which it does not keep, and waits while the caller takes no
+// more.
+func (s *OldEachServerStream) Send(res *old.Request) error {
+	return s.call.Send(res)
 }

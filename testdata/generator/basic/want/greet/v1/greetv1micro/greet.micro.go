@@ -50,37 +50,10 @@ const GreeterOldProcedure = "greet.v1.Greeter/Old"
 // Deprecated: Marked as deprecated in greet/v1/greet.proto.
 const GreeterOlderProcedure = "greet.v1.Greeter/Older"
 
-var greeterHelloSpec = rpc.Spec{
-	Service:     GreeterName,
-	Method:      "Hello",
-	Procedure:   GreeterHelloProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.NoSideEffects,
-}
-
-var greeterSilentSpec = rpc.Spec{
-	Service:     GreeterName,
-	Method:      "Silent",
-	Procedure:   GreeterSilentProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.Idempotent,
-}
-
-var greeterOldSpec = rpc.Spec{
-	Service:     GreeterName,
-	Method:      "Old",
-	Procedure:   GreeterOldProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
-
-var greeterOlderSpec = rpc.Spec{
-	Service:     GreeterName,
-	Method:      "Older",
-	Procedure:   GreeterOlderProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
+var greeterHelloSpec = rpc.Spec{Service: GreeterName, Method: "Hello", Procedure: GreeterHelloProcedure, Kind: rpc.Unary, Idempotency: rpc.NoSideEffects}
+var greeterSilentSpec = rpc.Spec{Service: GreeterName, Method: "Silent", Procedure: GreeterSilentProcedure, Kind: rpc.Unary, Idempotency: rpc.Idempotent}
+var greeterOldSpec = rpc.Spec{Service: GreeterName, Method: "Old", Procedure: GreeterOldProcedure, Kind: rpc.Unary}
+var greeterOlderSpec = rpc.Spec{Service: GreeterName, Method: "Older", Procedure: GreeterOlderProcedure, Kind: rpc.Unary}
 
 // GreeterClient calls the service greet.v1.Greeter. It is safe for concurrent use.
 //
@@ -286,13 +259,7 @@ const RetiredName = "greet.v1.Retired"
 // RetiredHelloProcedure names the method Hello of greet.v1.Retired in calls.
 const RetiredHelloProcedure = "greet.v1.Retired/Hello"
 
-var retiredHelloSpec = rpc.Spec{
-	Service:     RetiredName,
-	Method:      "Hello",
-	Procedure:   RetiredHelloProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
+var retiredHelloSpec = rpc.Spec{Service: RetiredName, Method: "Hello", Procedure: RetiredHelloProcedure, Kind: rpc.Unary}
 
 // RetiredClient calls the service greet.v1.Retired. It is safe for concurrent use.
 //

@@ -8,9 +8,12 @@ import (
 	context "context"
 	libv1 "github.com/protomicro/micro/internal/generator/golden/editions/lib/v1"
 	client "github.com/protomicro/micro/runtime/client"
+	metadata "github.com/protomicro/micro/runtime/metadata"
 	rpc "github.com/protomicro/micro/runtime/rpc"
 	server "github.com/protomicro/micro/runtime/server"
 	status "github.com/protomicro/micro/runtime/status"
+	io "io"
+	iter "iter"
 )
 
 // This code was generated for the first format of the runtime. Where the next line
@@ -25,19 +28,18 @@ const LibraryName = "lib.v1.Library"
 // LibraryLendProcedure names the method Lend of lib.v1.Library in calls.
 const LibraryLendProcedure = "lib.v1.Library/Lend"
 
-var libraryLendSpec = rpc.Spec{
-	Service:     LibraryName,
-	Method:      "Lend",
-	Procedure:   LibraryLendProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
+// LibraryFollowProcedure names the method Follow of lib.v1.Library in calls.
+const LibraryFollowProcedure = "lib.v1.Library/Follow"
+
+var libraryLendSpec = rpc.Spec{Service: LibraryName, Method: "Lend", Procedure: LibraryLendProcedure, Kind: rpc.Unary}
+var libraryFollowSpec = rpc.Spec{Service: LibraryName, Method: "Follow", Procedure: LibraryFollowProcedure, Kind: rpc.BidiStream}
 
 // LibraryClient calls the service lib.v1.Library. It is safe for concurrent use.
 //
 // Library lends books.
 type LibraryClient interface {
 	Lend(ctx context.Context, req *libv1.LendRequest, opts ...client.CallOption) (*libv1.LendResponse, error)
+	Follow(ctx context.Context, opts ...client.CallOption) (*LibraryFollowClientStream, error)
 }
 
 // NewLibraryClient is a client of lib.v1.Library that makes its calls with c, which
@@ -58,12 +60,21 @@ func (c *libraryClient) Lend(ctx context.Context, req *libv1.LendRequest, opts .
 	return res, nil
 }
 
+func (c *libraryClient) Follow(ctx context.Context, opts ...client.CallOption) (*LibraryFollowClientStream, error) {
+	s, err := c.c.Open(ctx, &libraryFollowSpec, nil, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return &LibraryFollowClientStream{s: s}, nil
+}
+
 // LibraryHandler serves lib.v1.Library. Its methods are called by many goroutines at
 // the same time.
 //
 // Library lends books.
 type LibraryHandler interface {
 	Lend(ctx context.Context, req *libv1.LendRequest) (*libv1.LendResponse, error)
+	Follow(ctx context.Context, stream *LibraryFollowServerStream) error
 }
 
 // RegisterLibraryHandler makes s serve lib.v1.Library with h. It is called before s
@@ -81,6 +92,9 @@ func RegisterLibraryHandler(s *server.Server, h LibraryHandler, opts ...server.H
 			}
 			return call.Send(res)
 		}},
+		{Spec: &libraryFollowSpec, Serve: func(ctx context.Context, call server.Call) error {
+			return h.Follow(ctx, &LibraryFollowServerStream{call: call})
+		}},
 	}, opts...)
 }
 
@@ -91,4 +105,103 @@ type UnimplementedLibraryHandler struct{}
 // Lend fails with the code Unimplemented.
 func (UnimplementedLibraryHandler) Lend(context.Context, *libv1.LendRequest) (*libv1.LendResponse, error) {
 	return nil, status.New(status.Unimplemented, "lib.v1.Library/Lend is not implemented")
+}
+
+// Follow fails with the code Unimplemented.
+func (UnimplementedLibraryHandler) Follow(context.Context, *LibraryFollowServerStream) error {
+	return status.New(status.Unimplemented, "lib.v1.Library/Follow is not implemented")
+}
+
+// LibraryFollowClientStream is the caller's end of a call of lib.v1.Library/Follow.
+// It must be read to its end or closed, which frees what it holds.
+// Many goroutines may send at the same time, while one receives.
+type LibraryFollowClientStream struct {
+	s client.Stream
+}
+
+// Send sends a request and waits while the handler takes no more. The error is io.EOF
+// where the call has ended: Recv says how. After another, the call goes on.
+func (s *LibraryFollowClientStream) Send(req *libv1.LendRequest) error {
+	return s.s.Send(req)
+}
+
+// CloseSend tells the handler that there are no more requests.
+func (s *LibraryFollowClientStream) CloseSend() error {
+	return s.s.CloseSend()
+}
+
+// Recv waits for the next response. The error is io.EOF after the last one, if the
+// handler returned no error.
+func (s *LibraryFollowClientStream) Recv() (*libv1.Part, error) {
+	res := new(libv1.Part)
+	if err := s.s.Receive(res); err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+// Messages are the responses until the last one, or until an error, which comes
+// with no response. The call ends with the loop, however that is left.
+func (s *LibraryFollowClientStream) Messages() iter.Seq2[*libv1.Part, error] {
+	return func(yield func(*libv1.Part, error) bool) {
+		defer func() { _ = s.s.Close() }()
+		for {
+			res, err := s.Recv()
+			if err == io.EOF {
+				return
+			}
+			if !yield(res, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// ResponseMetadata is what the handler sent beside its outcome; empty until the call
+// has ended.
+func (s *LibraryFollowClientStream) ResponseMetadata() metadata.MD {
+	return s.s.ResponseMetadata()
+}
+
+// Close gives the call up if it has not ended: the handler's context ends. Closing
+// again does nothing.
+func (s *LibraryFollowClientStream) Close() error {
+	return s.s.Close()
+}
+
+// LibraryFollowServerStream is the handler's end of a call of lib.v1.Library/Follow,
+// and ends when the handler returns.
+type LibraryFollowServerStream struct {
+	call server.Call
+}
+
+// Send sends a response, which it does not keep, and waits while the caller takes no
+// more.
+func (s *LibraryFollowServerStream) Send(res *libv1.Part) error {
+	return s.call.Send(res)
+}
+
+// Recv waits for the next request. The error is io.EOF after the last one.
+func (s *LibraryFollowServerStream) Recv() (*libv1.LendRequest, error) {
+	req := new(libv1.LendRequest)
+	if err := s.call.Receive(req); err != nil {
+		return nil, err
+	}
+	return req, nil
+}
+
+// Messages are the requests until the last one, or until an error, which comes with
+// no request.
+func (s *LibraryFollowServerStream) Messages() iter.Seq2[*libv1.LendRequest, error] {
+	return func(yield func(*libv1.LendRequest, error) bool) {
+		for {
+			req, err := s.Recv()
+			if err == io.EOF {
+				return
+			}
+			if !yield(req, err) || err != nil {
+				return
+			}
+		}
+	}
 }

@@ -25,13 +25,7 @@ const FirstName = "pair.v1.First"
 // FirstGetProcedure names the method Get of pair.v1.First in calls.
 const FirstGetProcedure = "pair.v1.First/Get"
 
-var firstGetSpec = rpc.Spec{
-	Service:     FirstName,
-	Method:      "Get",
-	Procedure:   FirstGetProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
+var firstGetSpec = rpc.Spec{Service: FirstName, Method: "Get", Procedure: FirstGetProcedure, Kind: rpc.Unary}
 
 // FirstClient calls the service pair.v1.First. It is safe for concurrent use.
 type FirstClient interface {

@@ -25,13 +25,7 @@ const SecondName = "pair.v1.Second"
 // SecondGetProcedure names the method Get of pair.v1.Second in calls.
 const SecondGetProcedure = "pair.v1.Second/Get"
 
-var secondGetSpec = rpc.Spec{
-	Service:     SecondName,
-	Method:      "Get",
-	Procedure:   SecondGetProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.IdempotencyUnknown,
-}
+var secondGetSpec = rpc.Spec{Service: SecondName, Method: "Get", Procedure: SecondGetProcedure, Kind: rpc.Unary}
 
 // SecondClient calls the service pair.v1.Second. It is safe for concurrent use.
 type SecondClient interface {

@@ -1,0 +1,160 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/protomicro/micro/runtime/metadata"
+	"github.com/protomicro/micro/runtime/rpc"
+	"github.com/protomicro/micro/runtime/status"
+	"github.com/protomicro/micro/runtime/transport"
+)
+
+// A Stream is the client's side of an open stream, under the types that generated
+// code has for it. Send and CloseSend may be called at the same time as Receive,
+// Send by any number of goroutines and Receive by one.
+type Stream interface {
+	// Send sends a message, which it does not keep, and waits while the handler takes
+	// no more. The error is io.EOF when the stream has ended: Receive says how. After
+	// any other error the message was not sent and the stream goes on.
+	Send(msg proto.Message) error
+	// CloseSend tells the handler that there are no more messages (half-close).
+	// Receive goes on.
+	CloseSend() error
+	// Receive decodes the next message into msg. The error is io.EOF after the last
+	// one, where the handler has returned without an error, or else what the call
+	// came to. A method that does not stream responses has one, which Receive
+	// returns when the handler has.
+	Receive(msg proto.Message) error
+	// ResponseMetadata came with the handler's outcome. It is empty until Receive has
+	// returned an error, io.EOF included, or the one response.
+	ResponseMetadata() metadata.MD
+	// Close gives the stream up, if it has not ended: the handler's context ends.
+	// Closing again, and after the end, does nothing.
+	Close() error
+}
+
+type clientStream struct {
+	call   *Call
+	stream transport.ClientStream
+	done   func(error) // called once, by report
+
+	finished, reported sync.Once
+
+	mu       sync.Mutex
+	ended    error // what Receive returns from now on
+	metadata metadata.MD
+}
+
+func (s *clientStream) Send(msg proto.Message) error {
+	buf := buffers.Get().(*[]byte)
+	defer putBuffer(buf)
+	out, err := s.call.codec.AppendMessage((*buf)[:0], msg)
+	if err != nil {
+		return outcome(status.Errorf(status.InvalidArgument, "a request of %s could not be encoded: %v", s.call.Spec.Procedure, err))
+	}
+	*buf = out
+	switch err := s.stream.Send(out); {
+	case err == nil:
+		return nil
+	case errors.Is(err, io.EOF):
+		return io.EOF
+	default:
+		return outcome(err)
+	}
+}
+
+func (s *clientStream) CloseSend() error {
+	if err := s.stream.CloseSend(); err != nil && !errors.Is(err, io.EOF) {
+		return outcome(err)
+	}
+	return nil
+}
+
+func (s *clientStream) Receive(msg proto.Message) error {
+	if err := s.end(); err != nil {
+		return err
+	}
+	body, err := s.stream.Recv()
+	streams := s.call.Spec.Kind&rpc.ServerStream != 0
+	switch {
+	case err == nil && streams:
+		if err := s.call.decode(body, msg); err != nil {
+			return s.endWith(err)
+		}
+		return nil
+	case err == nil:
+		return s.endWith(status.Errorf(status.Internal, "%s streams responses and should not", s.call.Spec.Procedure))
+	case !errors.Is(err, io.EOF):
+		return s.endWith(err)
+	}
+	if streams {
+		msg = nil // it had its messages
+	}
+	if err := s.call.accept(s.stream.Answer(), msg); err != nil {
+		return s.endWith(err)
+	}
+	_ = s.endWith(io.EOF)
+	if !streams {
+		return nil
+	}
+	return io.EOF
+}
+
+func (s *clientStream) end() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
+}
+
+// endWith notes what the stream came to, unless that is known already, and returns
+// it.
+func (s *clientStream) endWith(err error) error {
+	if !errors.Is(err, io.EOF) {
+		err = outcome(err)
+	}
+	s.mu.Lock()
+	if s.ended == nil {
+		s.ended, s.metadata = err, s.call.ResponseMetadata
+	}
+	err = s.ended
+	s.mu.Unlock()
+	s.free(err)
+	return err
+}
+
+// free ends what belongs to the stream.
+func (s *clientStream) free(err error) {
+	s.finished.Do(func() {
+		s.report(err)
+		_ = s.stream.Close() // it has ended or is to
+		s.call.cancel()
+	})
+}
+
+// report tells the policy what came of the instance it chose.
+func (s *clientStream) report(err error) {
+	s.reported.Do(func() {
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		if s.done != nil {
+			s.done(err)
+		}
+	})
+}
+
+func (s *clientStream) ResponseMetadata() metadata.MD {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.metadata
+}
+
+func (s *clientStream) Close() error {
+	s.free(context.Canceled)
+	return nil
+}
