@@ -37,7 +37,7 @@ func TestMemory(t *testing.T) {
 func TestNATS(t *testing.T) {
 	s := natstest.Start(t)
 	dial := func() transport.Transport {
-		tr, err := nats.Dial(t.Context(), s.URL(), nats.Config{})
+		tr, err := nats.Dial(t.Context(), s.URL(), nats.Config{MaxMessage: 1 << 20})
 		if err != nil {
 			t.Fatal(err)
 		}

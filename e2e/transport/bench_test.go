@@ -9,6 +9,7 @@ import (
 	natsgo "github.com/nats-io/nats.go"
 
 	"github.com/protomicro/micro/e2e/internal/natstest"
+	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
 	"github.com/protomicro/micro/runtime/transport/nats"
 )
@@ -78,7 +79,14 @@ func open(tb testing.TB, ns *natstest.Server, opts ...natsgo.Option) *nats.Trans
 // over makes a transport that the test's end closes.
 func over(tb testing.TB, nc *natsgo.Conn) *nats.Transport {
 	tb.Helper()
-	t, err := nats.New(nc, nats.Config{Logger: quiet})
+	return with(tb, nc, nats.Config{})
+}
+
+// with is over with settings.
+func with(tb testing.TB, nc *natsgo.Conn, cfg nats.Config) *nats.Transport {
+	tb.Helper()
+	cfg.Logger = quiet
+	t, err := nats.New(nc, cfg)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -114,6 +122,10 @@ type handlerFunc func(ctx context.Context, req *transport.Request, reply transpo
 
 func (f handlerFunc) ServeCall(ctx context.Context, req *transport.Request, reply transport.Replier) {
 	f(ctx, req, reply)
+}
+
+func (f handlerFunc) ServeStream(_ context.Context, _ *transport.Request, s transport.ServerStream) {
+	_ = s.Reject(status.Unimplemented, "calls only")
 }
 
 // echo answers with the request; a caller that misses the answer says so.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 
@@ -17,16 +18,26 @@ import (
 var quiet = slog.New(slog.DiscardHandler)
 
 func TestConformance(t *testing.T) {
-	const maxPayload = 100_000
+	const (
+		maxPayload = 100_000
+		maxMessage = 300_000 // in parts
+	)
 	ns := natstest.Start(t, func(o *server.Options) { o.MaxPayload = maxPayload })
 	n := 0
 	transporttest.Run(t, func(*testing.T) transporttest.Network {
-		cfg := nats.Config{Prefix: fmt.Sprintf("conformance.%d", n), Logger: quiet}
+		cfg := nats.Config{
+			Prefix:     fmt.Sprintf("conformance.%d", n),
+			MaxMessage: maxMessage,
+			Heartbeat:  500 * time.Millisecond, // those who vanish are missed in seconds
+			Logger:     quiet,
+		}
 		n++
+		proxies := make(map[transport.Transport]*natstest.Proxy)
 		return transporttest.Network{
-			MaxMessage: maxPayload,
+			MaxMessage: maxMessage,
 			Connect: func(t testing.TB) transport.Transport {
-				tr, err := nats.Dial(context.Background(), ns.URL(), cfg, natstest.Quick()...)
+				p := ns.Proxy(t)
+				tr, err := nats.Dial(context.Background(), p.URL(), cfg, natstest.Quick()...)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -35,7 +46,12 @@ func TestConformance(t *testing.T) {
 						t.Error(err)
 					}
 				})
+				proxies[tr] = p
 				return tr
+			},
+			Vanish: func(t testing.TB, tr transport.Transport) {
+				proxies[tr].Freeze()
+				t.Cleanup(proxies[tr].Thaw) // for its shutdown
 			},
 		}
 	})
