@@ -280,32 +280,41 @@ func TestSendTwiceAndNil(t *testing.T) {
 	}
 }
 
-// The deadline that the client states is the handler's, and one that has passed
-// keeps the handler from being run.
+// The deadline that the client states is the handler's.
 func TestDeadline(t *testing.T) {
-	net := memory.New(memory.Config{})
-	s, h := echotest.Serve(t, server.Config{Transport: net})
-	echo := echov1micro.NewEchoClient(echotest.Dial(t, client.Config{Transport: net}))
-	began := time.Now()
-	_, err := echo.Sleep(t.Context(), &echov1.SleepRequest{DelayMs: 60_000}, client.WithTimeout(20*time.Millisecond))
-	if status.CodeOf(err) != status.DeadlineExceeded || !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v after %v", err, time.Since(began))
-	}
+	synctest.Test(t, func(t *testing.T) {
+		net := memory.New(memory.Config{})
+		_, h := echotest.Serve(t, server.Config{Transport: net})
+		echo := echov1micro.NewEchoClient(echotest.Dial(t, client.Config{Transport: net}))
+		began := time.Now()
+		_, err := echo.Sleep(t.Context(), &echov1.SleepRequest{DelayMs: 3_600_000}, client.WithTimeout(20*time.Millisecond))
+		if status.CodeOf(err) != status.DeadlineExceeded || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v after %v", err, time.Since(began))
+		}
+		if n := h.Calls(echov1micro.EchoSleepProcedure); n != 1 {
+			t.Errorf("%d calls of Sleep", n)
+		}
+		synctest.Wait() // or the server's shutdown takes an hour
+		if d := time.Since(began); d > time.Second {
+			t.Errorf("took %v", d)
+		}
+	})
+}
 
+// A deadline that has passed keeps the handler from being run.
+func TestDeadlineBeforeTheHandler(t *testing.T) {
+	net := memory.New(memory.Config{})
+	echo := echov1micro.NewEchoClient(echotest.Dial(t, client.Config{Transport: net}))
 	// A request as it looks after it has waited too long.
 	d := &waited{Transport: net, by: time.Hour}
 	late, lateHandler := echotest.Serve(t, server.Config{Transport: d, ID: "late"})
-	_, err = echo.Echo(t.Context(), &echov1.EchoRequest{}, client.WithAddress(late.Address()), client.WithTimeout(time.Minute))
+	_, err := echo.Echo(t.Context(), &echov1.EchoRequest{}, client.WithAddress(late.Address()), client.WithTimeout(time.Minute))
 	if status.CodeOf(err) != status.DeadlineExceeded || !strings.Contains(err.Error(), "before the handler was started") {
 		t.Errorf("got %v", err)
 	}
 	if n := lateHandler.Calls(echov1micro.EchoEchoProcedure); n != 0 {
 		t.Error("the handler ran")
 	}
-	if n := h.Calls(echov1micro.EchoSleepProcedure); n != 1 {
-		t.Errorf("%d calls of Sleep", n)
-	}
-	_ = s
 }
 
 // waited is a transport whose requests have waited for a worker.
