@@ -25,13 +25,7 @@ const GreeterName = "greet.v1.Greeter"
 // GreeterHelloProcedure names the method Hello of greet.v1.Greeter in calls.
 const GreeterHelloProcedure = "greet.v1.Greeter/Hello"
 
-var greeterHelloSpec = rpc.Spec{
-	Service:     GreeterName,
-	Method:      "Hello",
-	Procedure:   GreeterHelloProcedure,
-	Kind:        rpc.Unary,
-	Idempotency: rpc.NoSideEffects,
-}
+var greeterHelloSpec = rpc.Spec{Service: GreeterName, Method: "Hello", Procedure: GreeterHelloProcedure, Kind: rpc.Unary, Idempotency: rpc.NoSideEffects}
 
 // GreeterClient calls the service greet.v1.Greeter. It is safe for concurrent use.
 //
