@@ -137,6 +137,7 @@ func TestStreamsEnd(t *testing.T) {
 		if got := <-causes; !errors.Is(got, context.Canceled) {
 			t.Errorf("after the handler: got %v", got)
 		}
+		synctest.Wait() // its place is free
 
 		long, _, err = openStream(t, ss, "long")
 		if err != nil {
