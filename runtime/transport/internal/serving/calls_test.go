@@ -158,6 +158,7 @@ func TestCause(t *testing.T) {
 		if got := status.CodeOf(<-causes); got != status.Unavailable {
 			t.Errorf("after the time to shut down: got %v", got)
 		}
+		synctest.Wait() // the call is answered
 		cs.Deliver("late", transport.Message{})
 		if r := a.refused["late"]; r.Code != status.Unavailable || r.Started {
 			t.Errorf("after the end: got %+v", r)
