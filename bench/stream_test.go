@@ -23,9 +23,10 @@ import (
 // control, and as many over raw nats.go publish and subscribe, over one server and one
 // connection for each side: from server to client, and both ways at the same time. The
 // raw publisher has no flow control; it is given 65,536 messages ahead of the
-// subscriber, so that nothing is dropped. The two take turns in short rounds of one
-// run; it reports the medians of the rounds and their ratio, and what a call takes
-// while the stream runs.
+// subscriber, so that nothing is dropped. A stream of gRPC-Go over loopback, with no
+// server in between, does the same. The three take turns in short rounds of one run;
+// it reports the medians of the rounds and their ratios, and what a call takes while
+// the stream runs.
 //
 //	go test -bench StreamOverNATS -benchtime 1x ./bench
 func BenchmarkStreamOverNATS(b *testing.B) {
@@ -43,19 +44,24 @@ func benchmarkStream(b *testing.B, both bool) {
 	url := startNATS(b)
 	raw := newRawFlow(b, url, both)
 	stream, call := newStreamFlow(b, url, both)
+	grpc := newGRPCFlow(b, both)
 	raw(streamMessagesPerRound) // warm up
 	stream(streamMessagesPerRound)
-	var rawRates, streamRates, ratios, latencies []float64
+	grpc(streamMessagesPerRound)
+	var rawRates, streamRates, grpcRates, toRaw, toGRPC, latencies []float64
 	for b.Loop() {
 		for range rounds {
-			r, s := raw(streamMessagesPerRound), stream(streamMessagesPerRound)
-			rawRates, streamRates, ratios = append(rawRates, r), append(streamRates, s), append(ratios, s/r)
+			r, s, g := raw(streamMessagesPerRound), stream(streamMessagesPerRound), grpc(streamMessagesPerRound)
+			rawRates, streamRates, grpcRates = append(rawRates, r), append(streamRates, s), append(grpcRates, g)
+			toRaw, toGRPC = append(toRaw, s/r), append(toGRPC, s/g)
 		}
 	}
 	latencies = whileRunning(func() { stream(3 * streamMessagesPerRound) }, call)
 	b.ReportMetric(median(rawRates), "raw-msgs/s")
 	b.ReportMetric(median(streamRates), "micro-msgs/s")
-	b.ReportMetric(median(ratios), "micro/raw")
+	b.ReportMetric(median(grpcRates), "grpc-msgs/s")
+	b.ReportMetric(median(toRaw), "micro/raw")
+	b.ReportMetric(median(toGRPC), "micro/grpc")
 	b.ReportMetric(median(latencies), "call-µs-p50")
 	b.ReportMetric(slices.Sorted(slices.Values(latencies))[len(latencies)*99/100], "call-µs-p99")
 	b.ReportMetric(0, "ns/op") // of no meaning here
