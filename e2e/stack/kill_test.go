@@ -21,8 +21,9 @@ import (
 func TestKilledInstanceLeavesWithItsLease(t *testing.T) {
 	s := startServers(t)
 	s.start(t, "alive")
-	victim := s.spawn(t, "victim")
 	c := s.client(t)
+	connections := s.nats.Connections(t)
+	victim := s.spawn(t, "victim")
 	l := startLoad(t, c, 4)
 	eventually(t, "the victim answers", func() bool { return l.byInstance("victim") > 100 })
 	l.stop()
@@ -42,6 +43,9 @@ func TestKilledInstanceLeavesWithItsLease(t *testing.T) {
 	}
 	killed := time.Now()
 	_ = victim.Wait()
+	// What was sent to the process is lost with it, and so is what NATS sends it before
+	// it has noticed; such calls end at their deadline.
+	eventually(t, "NATS has noticed", func() bool { return s.nats.Connections(t) == connections })
 
 	l = startLoad(t, c, 4)
 	etcdClient := s.etcd.Client(t)
