@@ -318,7 +318,11 @@ func checkTypes(t *testing.T, req *pluginpb.CodeGeneratorRequest, res *pluginpb.
 	for _, f := range req.GetProtoFile() {
 		f.SourceCodeInfo = nil // protoc-gen-go does not take every comment
 	}
-	req.Parameter = proto.String(params.known(req))
+	used, err := checkGoPackages(req, params)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Parameter = proto.String(params.known(req, used))
 	plugin, err := protogen.Options{}.New(req)
 	if err != nil {
 		t.Fatal(err)

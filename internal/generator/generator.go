@@ -48,12 +48,13 @@ func generate(req *pluginpb.CodeGeneratorRequest) (*pluginpb.CodeGeneratorRespon
 	if err != nil {
 		return nil, err
 	}
-	if err := checkGoPackages(req, params); err != nil {
+	used, err := checkGoPackages(req, params)
+	if err != nil {
 		return nil, err
 	}
 	req = &pluginpb.CodeGeneratorRequest{
 		FileToGenerate:  req.GetFileToGenerate(),
-		Parameter:       proto.String(params.known(req)),
+		Parameter:       proto.String(params.known(req, used)),
 		ProtoFile:       req.GetProtoFile(),
 		CompilerVersion: req.GetCompilerVersion(),
 	}

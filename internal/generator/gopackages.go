@@ -23,22 +23,23 @@ const (
 )
 
 // checkGoPackages finds all files without a usable Go package at once, where protogen
-// stops at the first.
-func checkGoPackages(req *pluginpb.CodeGeneratorRequest, params parameters) error {
+// stops at the first. used are the names of the files that are to be generated, and of
+// those they import.
+func checkGoPackages(req *pluginpb.CodeGeneratorRequest, params parameters) (used map[string]bool, err error) {
 	files := make(map[string]*descriptorpb.FileDescriptorProto)
 	for _, f := range req.GetProtoFile() {
 		files[f.GetName()] = f
 	}
 	var fs faults
-	seen := make(map[string]bool)
+	used = make(map[string]bool)
 	named := make(map[string]*descriptorpb.FileDescriptorProto) // the first file of each import path
 	var check func(name string)
 	check = func(name string) {
 		f := files[name]
-		if f == nil || seen[name] {
+		if f == nil || used[name] {
 			return
 		}
-		seen[name] = true
+		used[name] = true
 		for _, dep := range f.GetDependency() {
 			check(dep)
 		}
@@ -70,7 +71,7 @@ func checkGoPackages(req *pluginpb.CodeGeneratorRequest, params parameters) erro
 			check(name)
 		}
 	}
-	return fs.err()
+	return used, fs.err()
 }
 
 // goPackage is the import path and the name of the package of f's messages, as

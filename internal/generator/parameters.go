@@ -61,8 +61,8 @@ func parseParameters(text string) (parameters, error) {
 }
 
 // known is the text of the parameters that protogen takes, without those for files
-// that are not there: it would have them agree with the ones that are.
-func (p parameters) known(req *pluginpb.CodeGeneratorRequest) string {
+// that are not used: it would have them agree with the ones that are.
+func (p parameters) known(req *pluginpb.CodeGeneratorRequest, used map[string]bool) string {
 	var list []string
 	if p.paths != "" {
 		list = append(list, "paths="+p.paths)
@@ -71,7 +71,7 @@ func (p parameters) known(req *pluginpb.CodeGeneratorRequest) string {
 		list = append(list, "module="+p.module)
 	}
 	for _, f := range req.GetProtoFile() {
-		if value := p.mapped[f.GetName()]; value != "" {
+		if value := p.mapped[f.GetName()]; value != "" && used[f.GetName()] {
 			list = append(list, "M"+f.GetName()+"="+value)
 		}
 	}
