@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Runs every fuzz target of the workspace for a short time, one after the other:
-# bash tools/fuzz.sh [executions of each target, such as 20000x]
+# bash tools/fuzz.sh [executions of each target, such as 2000x]
 #
 # The bound is a number of executions and not a time: with a time, go test may fail
 # with "context deadline exceeded" and nothing found (https://go.dev/issue/75804).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-count=${1:-20000x}
+count=${1:-2000x}
 if ! [[ $count =~ ^[1-9][0-9]*x$ ]]; then
-	echo "fuzz: $count is not a number of executions (such as 20000x)" >&2
+	echo "fuzz: $count is not a number of executions (such as 2000x)" >&2
 	exit 2
 fi
 
