@@ -34,8 +34,8 @@ import (
 const (
 	DefaultPrefix         = "micro"
 	DefaultMaxMessage     = stream.DefaultMaxMessage     // 4 MiB
-	DefaultWindowMessages = stream.DefaultWindowMessages // 256
-	DefaultWindowBytes    = stream.DefaultWindowBytes    // 256 KiB
+	DefaultWindowMessages = stream.DefaultWindowMessages // 4096
+	DefaultWindowBytes    = stream.DefaultWindowBytes    // 1 MiB
 	DefaultHeartbeat      = stream.DefaultHeartbeat      // 2 s
 )
 

@@ -19,8 +19,8 @@ import (
 
 // Defaults of a [Config].
 const (
-	DefaultWindowMessages = 256
-	DefaultWindowBytes    = 256 << 10
+	DefaultWindowMessages = 4096
+	DefaultWindowBytes    = 1 << 20
 	DefaultMaxMessage     = 4 << 20
 	DefaultHeartbeat      = 2 * time.Second
 )

@@ -186,7 +186,7 @@ func TestVectors(t *testing.T) {
 
 func TestOffer(t *testing.T) {
 	set := NewSet(Config{})
-	const want = "1 256 262144 4194304 2000"
+	const want = "1 4096 1048576 4194304 2000"
 	if got := set.terms.offer(); got != want {
 		t.Errorf("offer %q, want %q", got, want)
 	}
