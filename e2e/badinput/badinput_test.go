@@ -5,6 +5,7 @@ package badinput
 import (
 	"encoding/hex"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 
@@ -160,6 +161,12 @@ func run(t *testing.T, serverSide, clientSide transport.Transport) {
 			if got := errors.Is(err, transport.ErrNotStarted); got != tc.notStarted {
 				t.Errorf("not started: %v", got)
 			}
+			if tc.call == nil && !strings.Contains(tc.name, "body") { // which is read only where the kind is right
+				err := openWith(t, clientSide, s.Address(), tc.contentType, tc.frame)
+				if status.CodeOf(err) != tc.code || !strings.Contains(status.From(err).Message(), tc.message) {
+					t.Errorf("opening a stream: got %v\nwant %v: ...%s...", err, tc.code, tc.message)
+				}
+			}
 			before := handler.Calls(echov1micro.EchoEchoProcedure)
 			if _, err := echov1micro.NewEchoClient(c).Echo(t.Context(), &echov1.EchoRequest{}, client.WithAddress(s.Address())); err != nil {
 				t.Errorf("the server is harmed: %v", err)
@@ -186,6 +193,34 @@ func sendFrame(t *testing.T, tr transport.Transport, addr transport.Address, con
 	if err != nil {
 		return err
 	}
+	return outcome(t, reply)
+}
+
+// openWith opens a stream with bytes as the request and is the error that it ends
+// with.
+func openWith(t *testing.T, tr transport.Transport, addr transport.Address, contentType string, frame []byte) error {
+	conn, err := tr.Dial(t.Context(), addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	m := transport.Message{Body: frame}
+	if contentType != "" {
+		m.Header = transport.Header{transport.HeaderContentType: {contentType}}
+	}
+	stream, err := conn.Open(t.Context(), m)
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
+		return err
+	}
+	return outcome(t, stream.Answer())
+}
+
+// outcome is the error in a response.
+func outcome(t *testing.T, reply transport.Message) error {
 	var c codec.Codec = protorpc.New()
 	if codec.Detect(reply.Body) == codec.JSONRPC {
 		c = jsonrpc.New()
