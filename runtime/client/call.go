@@ -11,6 +11,7 @@ import (
 	"github.com/protomicro/micro/runtime/registry"
 	"github.com/protomicro/micro/runtime/rpc"
 	"github.com/protomicro/micro/runtime/selector"
+	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
 )
 
@@ -44,15 +45,29 @@ type Call struct {
 
 	address          transport.Address
 	filter           selector.Filter
+	key              string
 	timeout          time.Duration
 	codec            codec.Codec
+	plan             *plan
 	ownMetadata      bool
+	safe             bool // to be run more than once
 	responseMetadata *metadata.MD
+	fault            error // of an option
 
-	frame codec.Request  // of the last attempt
-	reply codec.Response // to it
+	attempts     []Attempt
+	firstAttempt [1]Attempt // most calls need no more
 
 	cancel context.CancelFunc // ends a stream's context
+}
+
+// Attempts are those made so far, in the order in which they were begun. It is for
+// interceptors, once next has returned; the slice is the call's. It is empty where
+// the call was not sent.
+func (c *Call) Attempts() []Attempt { return c.attempts }
+
+// info is what a policy may know of the call.
+func (c *Call) info() selector.Info {
+	return selector.Info{Spec: c.Spec, Filter: c.filter, Key: c.key, Request: c.Request}
 }
 
 // giveMetadata gives the response's metadata to who asked for it.
@@ -74,7 +89,7 @@ func (c *Call) AddMetadata(key, value string) {
 type CallOption func(*Call)
 
 // WithAddress sends the call to one address instead of an instance that the client
-// chooses. It is then sent once.
+// chooses. It is then sent once, and the service's circuit has no say.
 func WithAddress(addr transport.Address) CallOption {
 	return func(c *Call) { c.address = addr }
 }
@@ -91,6 +106,12 @@ func WithFilter(f selector.Filter) CallOption {
 			c.filter = func(in *registry.Instance) bool { return before(in) && f(in) }
 		}
 	}
+}
+
+// WithKey says what the call is about, for a policy that sends calls with the same key
+// to the same instance (selector.ConsistentHash). It stays in this process.
+func WithKey(key string) CallOption {
+	return func(c *Call) { c.key = key }
 }
 
 // WithTimeout bounds one call instead of the client's Timeout, or one stream from
@@ -115,6 +136,34 @@ func WithMetadata(kv ...string) CallOption {
 // before a unary call returns. A stream has it at its end: Stream.ResponseMetadata.
 func WithResponseMetadata(md *metadata.MD) CallOption {
 	return func(c *Call) { c.responseMetadata = md }
+}
+
+// WithRetry has a policy of its own for one call.
+func WithRetry(p RetryPolicy) CallOption {
+	return func(c *Call) { c.adapt(MethodConfig{Retry: &p}) }
+}
+
+// WithHedge has the call hedged, or, with a MaxAttempts of 1, not hedged.
+func WithHedge(p HedgePolicy) CallOption {
+	return func(c *Call) { c.adapt(MethodConfig{Hedge: &p}) }
+}
+
+// adapt varies the call's plan.
+func (c *Call) adapt(m MethodConfig) {
+	p, err := c.plan.with(m)
+	if err != nil {
+		c.fault = notStarted(status.InvalidArgument, "an option of the call: %v", err)
+		return
+	}
+	c.plan = p
+}
+
+// WithIdempotent says that running this call twice has the effect of running it once,
+// although its method does not say so of itself: the request may have a key by which
+// the service knows it again. The call may then be sent again, or hedged, although a
+// handler may have run.
+func WithIdempotent() CallOption {
+	return func(c *Call) { c.safe = true }
 }
 
 // WithCodec sends one call in another encoding than the client's.

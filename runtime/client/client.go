@@ -8,6 +8,7 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,7 +39,7 @@ type Config struct {
 	// Registry is where instances are found. Default: none; calls then go to the
 	// service by its name, and the transport chooses the instance.
 	Registry registry.Registry
-	// Policy chooses among the instances found. Default: round robin.
+	// Policy chooses among the instances found. Default: [selector.PeakEWMA].
 	Policy selector.Policy
 	// Filter narrows the instances for every call. Default: all of them.
 	Filter selector.Filter
@@ -47,10 +48,19 @@ type Config struct {
 	// Timeout bounds a unary call whose context has no deadline, and with it all the
 	// call's attempts. Default: [DefaultTimeout]; a negative value means no bound.
 	Timeout time.Duration
-	// MaxAttempts bounds how often one call is sent. It is sent again, to another
-	// instance, only where it is certain that no handler was started. Default:
-	// [DefaultMaxAttempts].
-	MaxAttempts int
+	// Retry says when calls are sent again. Default: as the zero RetryPolicy has it.
+	Retry RetryPolicy
+	// RetryBudget bounds what that adds to the load of a service; each service has a
+	// budget of its own. Default: as the zero RetryBudget has it.
+	RetryBudget RetryBudget
+	// Circuit has calls to a service that is out of reach fail at once; each service
+	// has a circuit of its own. Default: none, as most such calls fail fast without
+	// one, and with one they also fail for a while when the service is back.
+	Circuit *CircuitPolicy
+	// Methods is what holds for some services or methods instead. Keys are the full
+	// name of a service, "greet.v1.Greeter", or a procedure,
+	// "greet.v1.Greeter/Hello", which counts for more.
+	Methods map[string]MethodConfig
 	// Interceptors run around every call, the first one outermost.
 	Interceptors []Interceptor
 }
@@ -59,25 +69,28 @@ type Config struct {
 // each transport.
 type Client struct {
 	cfg    Config
+	plans  plans
 	invoke Invoker
 	seq    atomic.Uint64
+	began  time.Time
 
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
 
-	mu      sync.Mutex
-	closed  bool
-	routes  sync.Map // of route, by service; stored under mu
-	running sync.WaitGroup
+	mu       sync.Mutex
+	closed   bool
+	services sync.Map // of *service, by name; stored under mu
+	running  sync.WaitGroup
 }
 
-// New makes a client. Close it to free what it watches.
+// New makes a client. Close it to free what it watches. An error names the field of
+// cfg that is at fault.
 func New(cfg Config) (*Client, error) {
 	if cfg.Transport == nil {
 		return nil, errors.New("client: Config.Transport is nil (give it memory.New or nats.New)")
 	}
 	if cfg.Policy == nil {
-		cfg.Policy = selector.RoundRobin()
+		cfg.Policy = selector.PeakEWMA(selector.PeakEWMAConfig{})
 	}
 	if cfg.Filter != nil {
 		cfg.Policy = selector.Filtered(cfg.Policy, cfg.Filter)
@@ -88,10 +101,21 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = DefaultTimeout
 	}
-	if cfg.MaxAttempts <= 0 {
-		cfg.MaxAttempts = DefaultMaxAttempts
+	ps, err := newPlans(cfg.Timeout, cfg.Retry, cfg.Methods)
+	if err != nil {
+		return nil, err
 	}
-	c := &Client{cfg: cfg}
+	if cfg.RetryBudget, err = cfg.RetryBudget.withDefaults(); err != nil {
+		return nil, fmt.Errorf("client: Config.RetryBudget.%w", err)
+	}
+	if cfg.Circuit != nil {
+		circuit, err := cfg.Circuit.withDefaults()
+		if err != nil {
+			return nil, fmt.Errorf("client: Config.Circuit.%w", err)
+		}
+		cfg.Circuit = &circuit
+	}
+	c := &Client{cfg: cfg, plans: ps, began: time.Now()}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.invoke = chain(cfg.Interceptors, c.send)
 	return c, nil
@@ -120,7 +144,7 @@ func (c *Client) Call(ctx context.Context, spec *rpc.Spec, req, res proto.Messag
 	timeout := call.timeout
 	if timeout == 0 {
 		if _, ok := ctx.Deadline(); !ok {
-			timeout = c.cfg.Timeout
+			timeout = call.plan.timeout
 		}
 	}
 	if timeout > 0 {
@@ -163,7 +187,7 @@ func (c *Client) Open(ctx context.Context, spec *rpc.Spec, req proto.Message, op
 }
 
 func (c *Client) newCall(ctx context.Context, spec *rpc.Spec, req proto.Message, opts []CallOption) *Call {
-	call := &Call{Spec: spec, Request: req, Metadata: metadata.Outgoing(ctx)}
+	call := &Call{Spec: spec, Request: req, Metadata: metadata.Outgoing(ctx), plan: c.plans.of(spec)}
 	for _, opt := range opts {
 		opt(call)
 	}

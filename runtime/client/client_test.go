@@ -92,10 +92,11 @@ func fleet(t *testing.T, net transport.Transport, r registry.Registry, n int, ed
 	return handlers
 }
 
-func TestRoundRobinIsTheDefault(t *testing.T) {
+// The policy chooses among all instances that the registry has.
+func TestPolicyChooses(t *testing.T) {
 	net, r := memory.New(memory.Config{}), memregistry.New()
 	handlers := fleet(t, net, r, 3)
-	c := echotest.Dial(t, client.Config{Transport: net, Registry: r})
+	c := echotest.Dial(t, client.Config{Transport: net, Registry: r, Policy: selector.RoundRobin()})
 	awaitInstances(t, c, 3)
 	for _, h := range handlers {
 		*h = echotest.Handler{Instance: h.Instance}
@@ -135,7 +136,7 @@ func TestFilters(t *testing.T) {
 		in.Version = map[string]string{"a": "1", "b": "2", "c": "2"}[in.ID]
 		in.Metadata = map[string]string{"zone": map[string]string{"a": "x", "b": "x", "c": "y"}[in.ID]}
 	})
-	c := echotest.Dial(t, client.Config{Transport: net, Registry: r, Filter: selector.Version("2")})
+	c := echotest.Dial(t, client.Config{Transport: net, Registry: r, Policy: selector.RoundRobin(), Filter: selector.Version("2")})
 	awaitInstances(t, c, 2)
 	echo := echov1micro.NewEchoClient(c)
 	ids := func(opts ...client.CallOption) string {
@@ -192,53 +193,8 @@ func TestOtherScheme(t *testing.T) {
 	}
 }
 
-// A call that reached no handler goes to another instance, each once, whatever the
-// method; one that may have reached a handler is not sent again.
-func TestAttempts(t *testing.T) {
-	net, r := memory.New(memory.Config{}), memregistry.New()
-	var refusals atomic.Int64
-	refuse := func(server.Handler) server.Handler {
-		return func(context.Context, server.Call) error {
-			refusals.Add(1)
-			return status.New(status.Unavailable, "draining").WithCause(transport.ErrNotStarted)
-		}
-	}
-	for _, id := range []string{"b", "c"} {
-		s, _ := echotest.Serve(t, server.Config{Transport: net, ID: id, Interceptors: []server.Interceptor{refuse}})
-		echotest.Announce(t, r, s)
-	}
-	c := echotest.Dial(t, client.Config{Transport: net, Registry: r})
-	fail := func() error {
-		_, err := echov1micro.NewEchoClient(c).Fail(t.Context(), &echov1.FailRequest{Code: uint32(status.Unavailable), Message: "handler"})
-		return err
-	}
-	deadline := time.Now().Add(30 * time.Second)
-	for refusals.Store(0); ; refusals.Store(0) { // until both are known
-		if err := fail(); status.CodeOf(err) != status.Unavailable || !errors.Is(err, transport.ErrNotStarted) {
-			t.Fatalf("all refuse: %v", err)
-		}
-		if refusals.Load() == 2 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d attempts at two instances", refusals.Load())
-		}
-	}
-
-	s, a := echotest.Serve(t, server.Config{Transport: net, ID: "a"})
-	echotest.Announce(t, r, s)
-	awaitInstances(t, c, 1)
-	for range 10 {
-		before := a.Calls(echov1micro.EchoFailProcedure)
-		if err := fail(); status.From(err).Message() != "handler" {
-			t.Fatalf("got %v", err)
-		}
-		if n := a.Calls(echov1micro.EchoFailProcedure) - before; n != 1 {
-			t.Fatalf("the handler ran %d times", n)
-		}
-	}
-}
-
+// Calls that nobody takes are sent as often as is allowed, and the policy hears of each
+// attempt once.
 func TestMaxAttempts(t *testing.T) {
 	net, r := memory.New(memory.Config{}), memregistry.New()
 	for i := range 5 { // none of them listens
@@ -249,7 +205,7 @@ func TestMaxAttempts(t *testing.T) {
 		}
 	}
 	picks := &counted{Policy: selector.RoundRobin()}
-	c := echotest.Dial(t, client.Config{Transport: net, Registry: r, Policy: picks, MaxAttempts: 4})
+	c := echotest.Dial(t, client.Config{Transport: net, Registry: r, Policy: picks, Retry: client.RetryPolicy{MaxAttempts: 4}})
 	_, err := echov1micro.NewEchoClient(c).Echo(t.Context(), &echov1.EchoRequest{})
 	if status.CodeOf(err) != status.Unavailable {
 		t.Errorf("got %v", err)
@@ -277,13 +233,13 @@ func (c *counted) Build(prev selector.Picker, instances []registry.Instance) sel
 	return countedPicker{c.Policy.Build(prev, instances), c}
 }
 
-func (p countedPicker) Pick(ctx context.Context, info selector.Info) (*registry.Instance, func(selector.Result), error) {
-	in, done, err := p.Picker.Pick(ctx, info)
+func (p countedPicker) Pick(ctx context.Context, info selector.Info) (*registry.Instance, selector.Attempt, error) {
+	in, attempt, err := p.Picker.Pick(ctx, info)
 	if err != nil {
-		return nil, nil, err
+		return nil, selector.Attempt{}, err
 	}
 	p.c.picked.Add(1)
-	return in, func(r selector.Result) { p.c.done.Add(1); done(r) }, nil
+	return in, selector.NewAttempt(func(r selector.Result) { p.c.done.Add(1); attempt.Done(r) }), nil
 }
 
 func TestMetadata(t *testing.T) {

@@ -22,33 +22,54 @@ type route interface {
 
 // A target is the choice for one attempt.
 type target struct {
-	id   string // the instance's, empty where the transport chooses
-	conn *lazyConn
-	done func(selector.Result) // called exactly once
+	id      string // the instance's, empty where the transport chooses
+	conn    *lazyConn
+	attempt selector.Attempt // to be ended
 }
 
-// route is the one route of a service, made at its first call.
-func (c *Client) route(service string) (route, error) {
-	if r, ok := c.routes.Load(service); ok {
-		return r.(route), nil
+// A service is what a client keeps of one service.
+type service struct {
+	route
+	budget  *budget
+	circuit *circuit // nil for none
+
+	seen sync.Map // of *latencies, by procedure, of the methods whose hedging follows them
+}
+
+func (s *service) latenciesOf(procedure string) *latencies {
+	l, ok := s.seen.Load(procedure)
+	if !ok {
+		l, _ = s.seen.LoadOrStore(procedure, new(latencies))
+	}
+	return l.(*latencies)
+}
+
+// service is the one of a name, made at its first call.
+func (c *Client) service(name string) (*service, error) {
+	if s, ok := c.services.Load(name); ok {
+		return s.(*service), nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if r, ok := c.routes.Load(service); ok {
-		return r.(route), nil
+	if s, ok := c.services.Load(name); ok {
+		return s.(*service), nil
 	}
 	if c.closed {
 		return nil, notStarted(status.Unavailable, "the client is closed")
 	}
-	r, err := c.newRoute(service)
-	if err != nil {
+	s := &service{budget: newBudget(c.cfg.RetryBudget)}
+	if c.cfg.Circuit != nil {
+		s.circuit = newCircuit(name, *c.cfg.Circuit)
+	}
+	var err error
+	if s.route, err = c.newRoute(name, s.circuit); err != nil {
 		return nil, err
 	}
-	c.routes.Store(service, r)
-	return r, nil
+	c.services.Store(name, s)
+	return s, nil
 }
 
-func (c *Client) newRoute(service string) (route, error) {
+func (c *Client) newRoute(service string, circuit *circuit) (route, error) {
 	if c.cfg.Registry == nil {
 		r := &nameRoute{conn: lazyConn{transport: c.cfg.Transport, addr: transport.ServiceAddress(service)}}
 		context.AfterFunc(c.ctx, r.conn.close)
@@ -62,6 +83,7 @@ func (c *Client) newRoute(service string) (route, error) {
 		service:   service,
 		transport: c.cfg.Transport,
 		policy:    c.cfg.Policy,
+		circuit:   circuit,
 		known:     make(chan struct{}),
 	}
 	c.running.Go(func() { r.follow(c.ctx, w) })
@@ -76,7 +98,7 @@ func (r *nameRoute) pick(_ context.Context, info selector.Info) (target, error) 
 		return target{}, notStarted(status.FailedPrecondition,
 			"WithFilter needs a client with a Registry: without one the transport chooses the instance")
 	}
-	return target{conn: &r.conn, done: func(selector.Result) {}}, nil
+	return target{conn: &r.conn}, nil
 }
 
 // A registryRoute chooses among the instances that a registry knows.
@@ -84,6 +106,7 @@ type registryRoute struct {
 	service   string
 	transport transport.Transport
 	policy    selector.Policy
+	circuit   *circuit // is told of changes
 
 	current atomic.Pointer[membership]
 	known   chan struct{} // closed when current is first set
@@ -109,12 +132,12 @@ func (r *registryRoute) pick(ctx context.Context, info selector.Info) (target, e
 	if m.none != nil {
 		return target{}, m.none
 	}
-	in, done, err := m.picker.Pick(ctx, info)
+	in, attempt, err := m.picker.Pick(ctx, info)
 	if err != nil {
 		return target{}, status.Errorf(status.CodeOf(err), "%s: %s", r.service, status.From(err).Message()).
 			WithCause(errors.Join(err, transport.ErrNotStarted))
 	}
-	return target{id: in.ID, conn: m.conns[in.ID], done: done}, nil
+	return target{id: in.ID, conn: m.conns[in.ID], attempt: attempt}, nil
 }
 
 // follow keeps current as the registry says until ctx ends.
@@ -148,6 +171,7 @@ func (r *registryRoute) apply(snapshot registry.Snapshot) {
 	}
 	next := &membership{conns: make(map[string]*lazyConn, len(snapshot.Instances))}
 	usable := make([]registry.Instance, 0, len(snapshot.Instances))
+	changed := false
 	for _, in := range snapshot.Instances {
 		addr, ok := addressFor(in, r.transport.Scheme())
 		if !ok {
@@ -157,6 +181,7 @@ func (r *registryRoute) apply(snapshot registry.Snapshot) {
 		conn := last.conns[in.ID]
 		if conn == nil || conn.addr != addr {
 			conn = &lazyConn{transport: r.transport, addr: addr}
+			changed = true
 		}
 		next.conns[in.ID] = conn
 	}
@@ -165,6 +190,9 @@ func (r *registryRoute) apply(snapshot registry.Snapshot) {
 		next.none = r.whyNone(snapshot)
 	}
 	r.publish(next)
+	if changed || len(next.conns) != len(last.conns) {
+		r.circuit.changed()
+	}
 	for id, conn := range last.conns {
 		if next.conns[id] != conn {
 			conn.close()

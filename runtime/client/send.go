@@ -2,15 +2,10 @@ package client
 
 import (
 	"context"
-	"errors"
+	"math/rand/v2"
 	"slices"
-	"sync"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
-	"github.com/protomicro/micro/runtime/codec"
-	"github.com/protomicro/micro/runtime/rpc"
 	"github.com/protomicro/micro/runtime/selector"
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
@@ -21,165 +16,185 @@ func (c *Client) send(ctx context.Context, call *Call) error {
 	if c.ctx.Err() != nil {
 		return notStarted(status.Unavailable, "the client is closed")
 	}
+	if call.fault != nil {
+		return call.fault
+	}
 	if err := call.Metadata.Validate(); err != nil {
 		return err
 	}
 	if call.address != "" {
-		conn, err := c.cfg.Transport.Dial(ctx, call.address)
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		return c.attempt(ctx, call, conn, nil)
+		return c.sendTo(ctx, call)
 	}
-	r, err := c.route(call.Spec.Service)
+	s, err := c.service(call.Spec.Service)
 	if err != nil {
 		return err
 	}
-	info := selector.Info{Spec: call.Spec, Filter: call.filter}
+	if s.circuit == nil {
+		r := c.attempts(ctx, call, s)
+		return r.err
+	}
+	in, err := s.circuit.admit()
+	if err != nil {
+		return err
+	}
+	var r result
+	// Also when a message panics while it is encoded: a probe has to come back.
+	defer func() { s.circuit.report(in, r.health(), r.err) }()
+	r = c.attempts(ctx, call, s)
+	return r.err
+}
+
+// attempts makes those of a call. The result is that of the one which decided it.
+func (c *Client) attempts(ctx context.Context, call *Call, s *service) result {
+	if call.hedged() {
+		return c.hedge(ctx, call, s)
+	}
+	return c.oneByOne(ctx, call, s)
+}
+
+// age is the time that budgets go by.
+func (c *Client) age(now time.Time) time.Duration { return now.Sub(c.began) }
+
+// sendTo sends the call to the one address that it is for.
+func (c *Client) sendTo(ctx context.Context, call *Call) error {
+	conn := &lazyConn{transport: c.cfg.Transport, addr: call.address}
+	defer conn.close()
+	r := c.try(ctx, call, target{conn: conn}, time.Now(), 0)
+	return r.err
+}
+
+// oneByOne makes an attempt only when the one before has failed.
+func (c *Client) oneByOne(ctx context.Context, call *Call, s *service) result {
+	p := progress{call: call, info: call.info()}
+	waited := true // before this attempt
 	for n := 1; ; n++ {
-		t, pickErr := r.pick(ctx, info)
-		if pickErr != nil {
-			if err != nil {
-				return err // what became of the last attempt says more
+		t, err := s.pick(ctx, p.info)
+		if err == nil && p.tried(&t) { // all of them have been
+			if !waited && !p.wait(ctx, p.backoff()) {
+				return p.outcome()
 			}
-			return pickErr
+			p.info.Tried = p.info.Tried[:0]
+			t, err = s.pick(ctx, p.info)
 		}
-		if slices.Contains(info.Tried, t.id) {
-			t.done(selector.Result{Err: context.Canceled})
-			return err
+		switch {
+		case err != nil && n == 1:
+			return result{err: err}
+		case err != nil:
+			return p.outcome() // which says more
 		}
-		start := time.Now()
-		done := func(err error) { t.done(selector.Result{Err: err, Elapsed: time.Since(start)}) }
-		conn, dialErr := t.conn.dial(ctx)
-		if err = dialErr; err == nil {
-			err = c.attempt(ctx, call, conn, done)
+		now := time.Now()
+		if n == 1 {
+			s.budget.called(c.age(now))
 		}
-		if err != nil || call.Spec.Kind == rpc.Unary {
-			done(err)
+		r := c.try(ctx, call, t, now, call.attemptTimeout())
+		if r.err == nil {
+			return r
 		}
-		if err == nil || n == c.cfg.MaxAttempts || !again(err) || ctx.Err() != nil {
-			return err
+		p.chose(&t)
+		p.failed(r)
+		if n >= call.plan.retry.MaxAttempts || ctx.Err() != nil {
+			return p.outcome()
 		}
-		if t.id != "" {
-			info.Tried = append(info.Tried, t.id)
+		var pause time.Duration
+		switch call.step(&r) {
+		case stop:
+			return p.outcome()
+		case free:
+			if t.id == "" && n > 1 { // the transport may well choose the same one again
+				pause = p.backoff()
+			}
+		case costly:
+			after, never := pushback(call.ResponseMetadata)
+			pause = after + p.backoff()
+			if never || !fits(ctx, pause) || !s.budget.spend(c.age(time.Now())) {
+				return p.outcome()
+			}
 		}
+		if !p.wait(ctx, pause) {
+			return p.outcome()
+		}
+		waited = pause > 0
 	}
 }
 
-// again reports whether another instance may do what this one did not: the request
-// reached no handler, and not for a reason that lies with the request.
-func again(err error) bool {
-	if !errors.Is(err, transport.ErrNotStarted) {
+// progress is how far the attempts of a call have come.
+type progress struct {
+	call  *Call
+	info  selector.Info
+	last  result // of the latest attempt that failed
+	ran   bool   // an attempt may have reached a handler
+	waits int
+}
+
+// tried ends the attempt to t where t has been tried already.
+func (p *progress) tried(t *target) bool {
+	if !slices.Contains(p.info.Tried, t.id) {
 		return false
 	}
-	switch e := status.From(err); e.Code() {
-	case status.Unavailable:
+	t.attempt.Done(selector.Result{Err: context.Canceled, NotStarted: true})
+	return true
+}
+
+// chose notes where an attempt goes.
+func (p *progress) chose(t *target) {
+	if t.id != "" {
+		p.info.Tried = append(p.info.Tried, t.id)
+	}
+}
+
+// failed notes what an attempt came to.
+func (p *progress) failed(r result) {
+	p.ran = p.ran || !r.notStarted
+	p.last = r
+}
+
+// outcome is what the call comes to. What holds for the last attempt only is not said
+// of the call.
+func (p *progress) outcome() result {
+	r := p.last
+	if p.ran && reachedNoHandler(r.err) {
+		e := status.From(r.err)
+		r.err = status.Remote(e.Code(), e.Message(), e.Details())
+	}
+	return r
+}
+
+// backoff is how long to wait before the next attempt.
+func (p *progress) backoff() time.Duration {
+	p.waits++
+	return p.call.plan.retry.backoff(p.waits-1, rand.Float64())
+}
+
+// wait waits before an attempt, or reports that it is not to be made.
+func (p *progress) wait(ctx context.Context, d time.Duration) bool {
+	if !fits(ctx, d) {
+		return false
+	}
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
 		return true
-	case status.ResourceExhausted:
-		return e.Remote() // a full server, not a message too large to send
-	}
-	return false
-}
-
-// buffers hold encoded requests while a call is under way.
-var buffers = sync.Pool{New: func() any { return new([]byte) }}
-
-// keepBuffer bounds the buffers that stay in the pool, so that a few large
-// requests do not pin memory.
-const keepBuffer = 64 << 10
-
-// attempt sends the call once. done is called with the outcome of a stream that it
-// opens; it may be nil.
-func (c *Client) attempt(ctx context.Context, call *Call, conn transport.Conn, done func(error)) error {
-	call.frame = codec.Request{
-		Tag:       codec.Tag{Seq: c.seq.Add(1)},
-		Procedure: call.Spec.Procedure,
-		Metadata:  call.Metadata,
-	}
-	if deadline, ok := ctx.Deadline(); ok {
-		if call.frame.Timeout = time.Until(deadline); call.frame.Timeout <= 0 {
-			return notStarted(status.DeadlineExceeded, "the deadline passed before the request was sent")
-		}
-	}
-	if err := ctx.Err(); err != nil {
-		return notStarted(status.CodeOf(err), "the call was given up before the request was sent")
-	}
-	buf := buffers.Get().(*[]byte)
-	defer putBuffer(buf)
-	out, err := call.codec.AppendRequest((*buf)[:0], &call.frame, call.Request)
-	if err != nil {
-		return notStarted(status.InvalidArgument, "the request of %s could not be encoded: %v", call.Spec.Procedure, err)
-	}
-	*buf = out
-	m := transport.Message{Body: out}
-	if ct := call.codec.ContentType(); ct != codec.Detect(out) {
-		m.Header = transport.Header{transport.HeaderContentType: {ct}}
-	}
-	if call.Spec.Kind != rpc.Unary {
-		stream, err := conn.Open(ctx, m)
-		if err != nil {
-			return err
-		}
-		s := &clientStream{call: call, stream: stream, done: done}
-		// Also for one that is left alone when its context ends.
-		context.AfterFunc(ctx, func() { s.report(ctx.Err()) })
-		call.Stream = s
-		return nil
-	}
-	reply, err := conn.Call(ctx, m)
-	if err != nil {
-		return err
-	}
-	return call.accept(reply, call.Response)
-}
-
-func putBuffer(buf *[]byte) {
-	if cap(*buf) <= keepBuffer {
-		buffers.Put(buf)
+	case <-ctx.Done():
+		p.givenUp(ctx)
+		return false
 	}
 }
 
-// accept decodes the reply to the frame that was sent last, and its message into
-// msg, nil for none.
-func (c *Call) accept(reply transport.Message, msg proto.Message) error {
-	if ct := reply.Header.Get(transport.HeaderContentType); ct != "" && ct != c.codec.ContentType() {
-		return status.Errorf(status.Internal, "the response of %s is in %.80q and not in %q",
-			c.Spec.Procedure, ct, c.codec.ContentType())
+// givenUp makes the end of ctx what the call comes to.
+func (p *progress) givenUp(ctx context.Context) {
+	e := status.Remote(status.CodeOf(ctx.Err()), "the call ended before it was sent again; before that: "+p.last.err.Error(), nil)
+	if !p.ran {
+		e = e.WithCause(transport.ErrNotStarted)
 	}
-	res := &c.reply
-	*res = codec.Response{}
-	if err := c.codec.ParseResponse(reply.Body, res); err != nil {
-		return status.Errorf(status.Internal, "the response of %s is malformed: %s",
-			c.Spec.Procedure, status.From(err).Message())
-	}
-	if err := res.Metadata.Validate(); err != nil {
-		return status.Errorf(status.Internal, "the response of %s: %s", c.Spec.Procedure, status.From(err).Message())
-	}
-	c.ResponseMetadata = res.Metadata
-	if res.Err != nil {
-		// It may lack the number, where the server could not read the request.
-		return res.Err
-	}
-	if res.Seq != c.frame.Seq {
-		return status.Errorf(status.Internal, "the response of %s answers request %d and not %d",
-			c.Spec.Procedure, res.Seq, c.frame.Seq)
-	}
-	if msg == nil {
-		return nil
-	}
-	return c.decode(res.Payload, msg)
+	p.last = result{err: e, answered: p.last.answered}
 }
 
-func (c *Call) decode(payload []byte, msg proto.Message) error {
-	if err := c.codec.Unmarshal(payload, msg); err != nil {
-		return status.Errorf(status.Internal, "the response of %s is not a %s: %v",
-			c.Spec.Procedure, msg.ProtoReflect().Descriptor().FullName(), err)
-	}
-	return nil
-}
-
-// notStarted is an error of a call that was not sent.
-func notStarted(code status.Code, format string, args ...any) *status.Error {
-	return status.Errorf(code, format, args...).WithCause(transport.ErrNotStarted)
+// fits reports whether there is time left after d.
+func fits(ctx context.Context, d time.Duration) bool {
+	deadline, ok := ctx.Deadline()
+	return !ok || time.Until(deadline) > d
 }

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/protomicro/micro/runtime/metadata"
 	"github.com/protomicro/micro/runtime/rpc"
+	"github.com/protomicro/micro/runtime/selector"
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
 )
@@ -39,9 +41,11 @@ type Stream interface {
 }
 
 type clientStream struct {
-	call   *Call
-	stream transport.ClientStream
-	done   func(error) // called once, by report
+	call    *Call
+	stream  transport.ClientStream
+	seq     uint64           // of the request
+	attempt selector.Attempt // ended once, by report
+	began   time.Time
 
 	finished, reported sync.Once
 
@@ -51,13 +55,13 @@ type clientStream struct {
 }
 
 func (s *clientStream) Send(msg proto.Message) error {
-	buf := buffers.Get().(*[]byte)
-	defer putBuffer(buf)
-	out, err := s.call.codec.AppendMessage((*buf)[:0], msg)
+	f := newFrame()
+	defer f.free()
+	out, err := s.call.codec.AppendMessage(f.body[:0], msg)
 	if err != nil {
 		return outcome(status.Errorf(status.InvalidArgument, "a request of %s could not be encoded: %v", s.call.Spec.Procedure, err))
 	}
-	*buf = out
+	f.body = out
 	switch err := s.stream.Send(out); {
 	case err == nil:
 		return nil
@@ -95,7 +99,9 @@ func (s *clientStream) Receive(msg proto.Message) error {
 	if streams {
 		msg = nil // it had its messages
 	}
-	if err := s.call.accept(s.stream.Answer(), msg); err != nil {
+	f := newFrame()
+	defer f.free()
+	if err := s.call.accept(s.stream.Answer(), f, s.seq, msg); err != nil {
 		return s.endWith(err)
 	}
 	_ = s.endWith(io.EOF)
@@ -142,9 +148,7 @@ func (s *clientStream) report(err error) {
 		if errors.Is(err, io.EOF) {
 			err = nil
 		}
-		if s.done != nil {
-			s.done(err)
-		}
+		s.attempt.Done(selector.Result{Err: err, Elapsed: time.Since(s.began), NotStarted: reachedNoHandler(err)})
 	})
 }
 
