@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync/atomic"
 
+	"github.com/protomicro/micro/runtime/health"
 	"github.com/protomicro/micro/runtime/server"
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
@@ -21,9 +22,12 @@ type oneCall struct {
 
 func newOneCall() *oneCall { return &oneCall{served: make(chan struct{})} }
 
-// intercept is a [server.Interceptor].
+// intercept is a [server.Interceptor]. Asking for the health is no call.
 func (o *oneCall) intercept(next server.Handler) server.Handler {
 	return func(ctx context.Context, call server.Call) error {
+		if call.Spec().Service == health.ServiceName {
+			return next(ctx, call)
+		}
 		if o.taken.Swap(true) {
 			return errTaken
 		}

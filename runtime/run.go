@@ -5,17 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"os/signal"
+	"sync"
 
-	"github.com/protomicro/micro/runtime/registry"
+	"github.com/protomicro/micro/runtime/health"
 )
 
 // Run starts the service, serves until ctx ends or a signal comes, and stops:
 //
 //	BeforeStart, listen, register, AfterStart
-//	BeforeStop, deregister, stop taking calls and wait for those that run,
+//	BeforeStop, drain, deregister, stop taking calls and wait for those that run,
 //	close the client, AfterStop
 //
-// The service leaves the registry before it stops taking calls, and a call that
+// It is ready after the last step of the start until the first of the stop. To drain is
+// to be marked in the registry as about to stop, and to serve on for DrainDelay. Then
+// the service leaves the registry before it stops taking calls, and a call that
 // still arrives in between is served, or refused as not started, so that a client
 // loses none. Where a step of the start fails, or ctx ends before it, those before
 // it are undone in reverse and Run returns what failed. Otherwise it returns nil,
@@ -68,31 +71,55 @@ func (s *Service) start(ctx context.Context, undo *undoStack) error {
 		return err
 	}
 
+	for _, service := range s.server.Services() {
+		s.health.SetDefault(service, health.NotServing)
+	}
 	if err := s.server.Start(ctx); err != nil {
 		return fmt.Errorf("micro: start: %w", err)
 	}
-	undo.push("stop", s.server.Shutdown)
+	undo.push("stop", func(ctx context.Context) error {
+		s.health.Close() // or its watches are waited for
+		return s.server.Shutdown(ctx)
+	})
 
 	undo.push("deregister", s.deregister)
 	if err := s.register(ctx); err != nil {
 		return fmt.Errorf("micro: start: %w", err)
 	}
 
-	undo.push("BeforeStop", func(ctx context.Context) error {
-		s.setRunning(false)
-		return stopHooks(ctx, s.cfg.BeforeStop)
-	})
+	undo.push("drain", s.drain)
+	undo.push("BeforeStop", func(ctx context.Context) error { return stopHooks(ctx, s.cfg.BeforeStop) })
 	if err := startHooks(ctx, "AfterStart", s.cfg.AfterStart); err != nil {
 		return err
 	}
-	s.setRunning(true)
+	undo.push("end readiness", s.beReady(ctx))
 	return nil
+}
+
+// beReady makes the service ready, and returns what ends that.
+func (s *Service) beReady(ctx context.Context) Hook {
+	s.setRunning(true)
+	for _, service := range s.server.Services() {
+		s.health.SetDefault(service, health.Serving)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // it ends in its turn
+	ready := s.noteReady(ctx, true)
+	var watching sync.WaitGroup
+	watching.Go(func() { s.watchReady(ctx, ready) })
+	return func(context.Context) error {
+		cancel()
+		s.setRunning(false)
+		s.health.Close()
+		watching.Wait()
+		return nil
+	}
 }
 
 func (s *Service) setRunning(running bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.running = running
+	s.served = true
 }
 
 // register puts every service of the server into the registry.
@@ -101,13 +128,7 @@ func (s *Service) register(ctx context.Context) error {
 		return nil
 	}
 	for _, service := range s.server.Services() {
-		r, err := s.cfg.Registry.Register(ctx, registry.Instance{
-			Service:   service,
-			ID:        s.server.ID(),
-			Version:   s.cfg.Version,
-			Metadata:  s.cfg.Metadata,
-			Addresses: []string{string(s.server.Address())},
-		})
+		r, err := s.cfg.Registry.Register(ctx, s.instance(service, ""))
 		if err != nil {
 			return fmt.Errorf("register %s: %w", service, err)
 		}

@@ -16,14 +16,21 @@ import (
 	"time"
 
 	"github.com/protomicro/micro/runtime/client"
+	"github.com/protomicro/micro/runtime/health"
 	"github.com/protomicro/micro/runtime/registry"
 	"github.com/protomicro/micro/runtime/server"
 	"github.com/protomicro/micro/runtime/transport"
 	"github.com/protomicro/micro/runtime/transport/memory"
 )
 
-// DefaultStopTimeout bounds how long a service takes to stop.
-const DefaultStopTimeout = 30 * time.Second
+// Defaults of a [Config].
+const (
+	// DefaultStopTimeout bounds how long a service takes to stop.
+	DefaultStopTimeout = 30 * time.Second
+	// DefaultDrainDelay is how long a service that is registered goes on serving once
+	// it has said that it is about to stop.
+	DefaultDrainDelay = time.Second
+)
 
 // A Hook is a step of a service's start or stop. ctx ends when the start is given
 // up or the time to stop is over.
@@ -64,9 +71,19 @@ type Config struct {
 	// begun, the BeforeStop hooks whenever an AfterStart hook was.
 	BeforeStart, AfterStart, BeforeStop, AfterStop []Hook
 
+	// Checks are what else has to be there for the service to be ready.
+	Checks []Check
+
 	// StopTimeout bounds stopping as a whole: when it is over, calls still running
 	// are cancelled. Default: [DefaultStopTimeout].
 	StopTimeout time.Duration
+	// DrainDelay is how long the service goes on serving after it has been marked in
+	// the registry as draining, so that clients have gone elsewhere before the first
+	// call is refused. It is part of StopTimeout, and more than what a change takes
+	// from the registry to the clients. Default: [DefaultDrainDelay] with a Registry,
+	// though at most a quarter of StopTimeout, and none without; a negative value
+	// means none. With Once there is none.
+	DrainDelay time.Duration
 	// Signals stop a running service. Default: SIGINT and SIGTERM; an empty list
 	// that is not nil means none. A second signal has its usual effect.
 	Signals []os.Signal
@@ -80,11 +97,15 @@ type Service struct {
 	cfg    Config
 	server *server.Server
 	client *client.Client
+	health *health.Server
 	once   *oneCall // nil unless cfg.Once
+
+	transports []transport.Transport // of the server and of the client, each once
 
 	mu            sync.Mutex
 	started       bool
 	running       bool // between the last step of the start and the first of the stop
+	served        bool // it has been running
 	registrations []registration
 }
 
@@ -107,13 +128,25 @@ func New(cfg Config) (*Service, error) {
 	if cfg.StopTimeout <= 0 {
 		cfg.StopTimeout = DefaultStopTimeout
 	}
+	if cfg.DrainDelay == 0 && cfg.Registry != nil {
+		cfg.DrainDelay = min(DefaultDrainDelay, cfg.StopTimeout/4)
+	}
+	if cfg.DrainDelay >= cfg.StopTimeout {
+		return nil, fmt.Errorf("micro: Config.DrainDelay is %v, which leaves nothing of the StopTimeout of %v for calls to end",
+			cfg.DrainDelay, cfg.StopTimeout)
+	}
+	for i, c := range cfg.Checks {
+		if c.Name == "" || c.Ready == nil {
+			return nil, fmt.Errorf("micro: Config.Checks[%d] lacks its Name or its Ready", i)
+		}
+	}
 	if cfg.Signals == nil {
 		cfg.Signals = []os.Signal{os.Interrupt, syscall.SIGTERM}
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	s := &Service{cfg: cfg}
+	s := &Service{cfg: cfg, health: health.New()}
 
 	sc := cfg.Server
 	if sc.Transport == nil {
@@ -133,6 +166,9 @@ func New(cfg Config) (*Service, error) {
 	if s.server, err = server.New(sc); err != nil {
 		return nil, err
 	}
+	if err := s.health.Register(s.server); err != nil {
+		return nil, err
+	}
 
 	cc := cfg.Client
 	if cc.Transport == nil {
@@ -143,6 +179,10 @@ func New(cfg Config) (*Service, error) {
 	}
 	if s.client, err = client.New(cc); err != nil {
 		return nil, err
+	}
+	s.transports = []transport.Transport{sc.Transport}
+	if cc.Transport != sc.Transport {
+		s.transports = append(s.transports, cc.Transport)
 	}
 	return s, nil
 }
@@ -156,19 +196,3 @@ func (s *Service) Client() *client.Client { return s.client }
 
 // ID tells this process from all others.
 func (s *Service) ID() string { return s.server.ID() }
-
-// Ready is nil while the service runs and all its registrations stand, and
-// otherwise says what is missing. It is for probes and never blocks.
-func (s *Service) Ready() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.running {
-		return errors.New("micro: the service is not running")
-	}
-	for _, r := range s.registrations {
-		if state := r.State(); !state.Registered {
-			return fmt.Errorf("micro: %s is not registered: %w", r.service, state.LastError)
-		}
-	}
-	return nil
-}

@@ -142,6 +142,7 @@ func TestRunOrder(t *testing.T) {
 				}},
 				BeforeStop: []micro.Hook{j.hook("before-stop", tc.beforeStop)},
 				AfterStop:  []micro.Hook{j.hook("after-stop", tc.afterStop)},
+				DrainDelay: -1,
 				Logger:     echotest.Quiet(),
 			})
 			if err != nil {

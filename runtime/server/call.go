@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"io"
+	"strconv"
 
 	"google.golang.org/protobuf/proto"
 
@@ -36,6 +37,10 @@ type Interceptor func(next Handler) Handler
 type Call interface {
 	// Spec says which method is called.
 	Spec() *rpc.Spec
+	// Attempt is the number of this sending of the call, as the client counts them: 1
+	// for the first. An earlier one may have run, here or elsewhere, or still run, where
+	// the method is idempotent or the client says that the call is.
+	Attempt() int
 	// Receive decodes the next message from the client into msg, replacing what it
 	// held. The error is io.EOF after the last; one of code InvalidArgument where
 	// the body is not such a message; that of the stream's end where it ended early.
@@ -58,6 +63,7 @@ func chain(is []Interceptor, h Handler) Handler {
 type method struct {
 	spec  *rpc.Spec
 	serve Handler
+	takes median // of calls that waited for a handler: how long the handler ran
 }
 
 // A request is what a unary call and a stream have in common. It is not pooled: a
@@ -69,11 +75,27 @@ type request struct {
 	codec    codec.Codec
 	req      codec.Request
 	exchange metadata.Exchange
+	attempt  int           // its number, where the client sent one
 	received bool          // at least once
 	answer   proto.Message // that goes with the outcome
 }
 
 func (r *request) Spec() *rpc.Spec { return r.method.spec }
+
+func (r *request) Attempt() int { return max(1, r.attempt) }
+
+// takeAttempt takes the number of the attempt out of the metadata: it is not the
+// caller's.
+func (r *request) takeAttempt() {
+	text, ok := r.req.Metadata.Lookup(rpc.KeyAttempt)
+	if !ok {
+		return
+	}
+	r.req.Metadata.Del(rpc.KeyAttempt)
+	if n, err := strconv.ParseUint(text, 10, 31); err == nil {
+		r.attempt = int(n)
+	}
+}
 
 func (r *request) decode(payload []byte, msg proto.Message) error {
 	r.received = true

@@ -27,35 +27,44 @@ type dispatcher struct {
 	methods map[string]*method
 	timeout time.Duration
 	logger  *slog.Logger
+	load    *overload
 }
 
 var _ transport.Handler = (*dispatcher)(nil)
 
 // ServeCall handles one request: every path through it replies once.
 func (d *dispatcher) ServeCall(ctx context.Context, req *transport.Request, reply transport.Replier) {
+	defer d.load.progress()
+	now := time.Now()
+	if err := d.load.turn(req, now); err != nil {
+		d.reject(reply, err)
+		return
+	}
 	call := &unaryCall{}
-	if d.admit(&call.request, req, reply, true) {
-		d.serve(ctx, req, &call.request, call, reply)
+	if d.admit(&call.request, req, reply, true, now) {
+		d.serve(ctx, req, &call.request, call, reply, now)
+		d.load.end(req, call.method, now)
 	}
 }
 
 // ServeStream handles one stream: every path through it ends the stream once.
 func (d *dispatcher) ServeStream(ctx context.Context, req *transport.Request, stream transport.ServerStream) {
 	call := &streamCall{stream: stream}
-	if d.admit(&call.request, req, stream, false) {
-		d.serve(ctx, req, &call.request, call, stream)
+	now := time.Now()
+	if d.admit(&call.request, req, stream, false, now) {
+		d.serve(ctx, req, &call.request, call, stream, now)
 	}
 }
 
 // serve runs the handler of an admitted request and sends its outcome.
-func (d *dispatcher) serve(ctx context.Context, req *transport.Request, r *request, call Call, reply transport.Replier) {
+func (d *dispatcher) serve(ctx context.Context, req *transport.Request, r *request, call Call, reply transport.Replier, now time.Time) {
 	kind := r.method.spec.Kind
 	var deadline time.Time
 	switch {
 	case r.req.Timeout > 0:
 		deadline = req.Received.Add(r.req.Timeout)
 	case d.timeout > 0 && kind == rpc.Unary:
-		deadline = time.Now().Add(d.timeout)
+		deadline = now.Add(d.timeout)
 	}
 	r.ctx.Init(metadata.WithExchange(ctx, &r.exchange), deadline)
 	defer r.ctx.Cancel(nil)
@@ -81,18 +90,22 @@ func (d *dispatcher) serve(ctx context.Context, req *transport.Request, r *reque
 	d.reply(r, reply, outcome)
 }
 
-// admit prepares r, or answers and reports false.
-func (d *dispatcher) admit(r *request, req *transport.Request, reply transport.Replier, unary bool) bool {
-	contentType := req.Header.Get(transport.HeaderContentType)
-	if contentType == "" {
-		contentType = codec.Detect(req.Body)
+func contentType(req *transport.Request) string {
+	if ct := req.Header.Get(transport.HeaderContentType); ct != "" {
+		return ct
 	}
-	if r.codec = d.codecs[contentType]; r.codec == nil {
+	return codec.Detect(req.Body)
+}
+
+// admit prepares r, or answers and reports false.
+func (d *dispatcher) admit(r *request, req *transport.Request, reply transport.Replier, unary bool, now time.Time) bool {
+	ct := contentType(req)
+	if r.codec = d.codecs[ct]; r.codec == nil {
 		d.reject(reply, status.Errorf(status.Unimplemented, "content type %.80q is not served here (only %s)",
-			contentType, strings.Join(slices.Sorted(maps.Keys(d.codecs)), ", ")))
+			ct, strings.Join(slices.Sorted(maps.Keys(d.codecs)), ", ")))
 		return false
 	}
-	err := d.parse(r, req)
+	err := d.parse(r, req, now)
 	if err == nil && (r.method.spec.Kind == rpc.Unary) != unary {
 		err = status.Errorf(status.Unimplemented, "%s is a %s method and was called as one of another kind",
 			r.method.spec.Procedure, r.method.spec.Kind)
@@ -101,11 +114,17 @@ func (d *dispatcher) admit(r *request, req *transport.Request, reply transport.R
 		d.reply(r, reply, err)
 		return false
 	}
+	if t := r.req.Timeout; t > 0 {
+		if err := d.load.late(req, r.method, t-now.Sub(req.Received)); err != nil {
+			d.reject(reply, err)
+			return false
+		}
+	}
 	return true
 }
 
 // parse reads the request and finds its method.
-func (d *dispatcher) parse(call *request, req *transport.Request) *status.Error {
+func (d *dispatcher) parse(call *request, req *transport.Request, now time.Time) *status.Error {
 	if err := call.codec.ParseRequest(req.Body, &call.req); err != nil {
 		e := status.From(err)
 		return status.Errorf(e.Code(), "malformed %s request: %s", call.codec.Name(), e.Message())
@@ -115,11 +134,12 @@ func (d *dispatcher) parse(call *request, req *transport.Request) *status.Error 
 		return d.unknown(call.req.Procedure)
 	}
 	call.method = m
+	call.takeAttempt()
 	call.exchange.Request = call.req.Metadata
 	if err := call.req.Metadata.Validate(); err != nil {
 		return status.FromHandler(err)
 	}
-	if t := call.req.Timeout; t > 0 && time.Since(req.Received) >= t {
+	if t := call.req.Timeout; t > 0 && now.Sub(req.Received) >= t {
 		return status.New(status.DeadlineExceeded, "the deadline passed before the handler was started")
 	}
 	return nil

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/protomicro/micro/runtime/codec"
@@ -25,8 +26,17 @@ import (
 	"github.com/protomicro/micro/runtime/transport"
 )
 
-// DefaultTimeout bounds a call whose request states no deadline.
-const DefaultTimeout = time.Minute
+// Defaults of a [Config].
+const (
+	// DefaultTimeout bounds a call whose request states no deadline.
+	DefaultTimeout = time.Minute
+	// DefaultMaxWait bounds the time for which a request waits for a handler.
+	DefaultMaxWait = 5 * time.Second
+	// DefaultMinConcurrent is how few handlers an adaptive limit lets run.
+	DefaultMinConcurrent = 4
+	// DefaultStuckAfter is how long no handler may end while requests wait.
+	DefaultStuckAfter = 5 * time.Minute
+)
 
 // Config says what a server listens on and how much it takes on.
 type Config struct {
@@ -52,6 +62,31 @@ type Config struct {
 	// with ResourceExhausted, and clients try another instance. Default:
 	// [transport.DefaultMaxQueued]; a negative value means that none waits.
 	MaxQueued int
+	// MaxWait bounds the time for which a request waits for a handler; after it, the
+	// request is refused with ResourceExhausted, and clients try another instance.
+	// Default: [DefaultMaxWait]; a negative value means no bound.
+	//
+	// While requests wait, one that would wait for longer is refused as soon as it
+	// arrives, and so is one whose deadline is closer than the wait and the time that
+	// its method takes. Both are estimates from the requests that waited before; where
+	// nobody waits, and for the first in the queue, they refuse nothing.
+	MaxWait time.Duration
+	// Adaptive has the number of handlers that run at one time follow how long they
+	// take, between MinConcurrent and MaxConcurrent: it grows while requests wait and
+	// the handlers are not slower for it, and shrinks when they are, since then they
+	// wait for each other. A queue that does not go away within 100 ms is cut to what
+	// waits no longer than a call takes, or 5 ms; the rest is refused with
+	// ResourceExhausted, and clients try another instance. It is for handlers that take
+	// long because they work and not because they wait on purpose, as a long poll does.
+	// Streams are not counted. docs/operations.md has figures.
+	Adaptive bool
+	// MinConcurrent is the least that Adaptive goes down to, and what it begins with.
+	// Default: [DefaultMinConcurrent], or MaxConcurrent where that is less.
+	MinConcurrent int
+	// StuckAfter is for how long requests may wait without a single handler's ending
+	// before [Server.Live] reports it. It is longer than any call takes. Default:
+	// [DefaultStuckAfter]; a negative value means that it is never reported.
+	StuckAfter time.Duration
 	// MaxStreams bounds the streams that are open at one time; one more is refused,
 	// and clients try another instance. Default: [transport.DefaultMaxStreams].
 	MaxStreams int
@@ -66,10 +101,12 @@ type Server struct {
 	codecs map[string]codec.Codec // by content type
 
 	mu       sync.Mutex
-	services map[string]bool
+	services map[string]bool    // whether others are to know of it
 	methods  map[string]*method // by procedure; not changed once started
 	started  bool
 	listener transport.Listener
+
+	load atomic.Pointer[overload] // once started
 }
 
 // New makes a server. It takes no requests before [Server.Start].
@@ -82,6 +119,15 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.Timeout == 0 {
 		cfg.Timeout = DefaultTimeout
+	}
+	if cfg.MaxWait == 0 {
+		cfg.MaxWait = DefaultMaxWait
+	}
+	if cfg.StuckAfter == 0 {
+		cfg.StuckAfter = DefaultStuckAfter
+	}
+	if err := cfg.checkLimits(); err != nil {
+		return nil, err
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -104,6 +150,24 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
+// checkLimits fills in the bounds of an adaptive limit.
+func (cfg *Config) checkLimits() error {
+	if !cfg.Adaptive {
+		return nil
+	}
+	if cfg.MaxConcurrent == 0 {
+		cfg.MaxConcurrent = transport.DefaultMaxConcurrent
+	}
+	if cfg.MinConcurrent == 0 {
+		cfg.MinConcurrent = min(DefaultMinConcurrent, cfg.MaxConcurrent)
+	}
+	if cfg.MinConcurrent < 1 || cfg.MinConcurrent > cfg.MaxConcurrent {
+		return fmt.Errorf("server: Config.MinConcurrent is %d (with Adaptive it is from 1 to MaxConcurrent, here %d)",
+			cfg.MinConcurrent, cfg.MaxConcurrent)
+	}
+	return nil
+}
+
 // A Method is one method of a service: generated code makes it.
 type Method struct {
 	Spec *rpc.Spec
@@ -114,12 +178,23 @@ type Method struct {
 // A HandlerOption sets something for the methods of one registered handler.
 type HandlerOption func(*handlerOptions)
 
-type handlerOptions struct{ interceptors []Interceptor }
+type handlerOptions struct {
+	interceptors []Interceptor
+	instanceOnly bool
+}
 
 // WithInterceptors adds interceptors around the methods of one handler, inside
 // those of the server. The first one is outermost.
 func WithInterceptors(is ...Interceptor) HandlerOption {
 	return func(o *handlerOptions) { o.interceptors = append(o.interceptors, is...) }
+}
+
+// WithInstanceOnly keeps a service to itself: it can be called at the server's own
+// address, but it is not one of its [Server.Services], is not registered for discovery
+// and has no name in the transport. It is for what speaks about this process alone, as
+// health does.
+func WithInstanceOnly() HandlerOption {
+	return func(o *handlerOptions) { o.instanceOnly = true }
 }
 
 // Register adds a service. Generated code calls it; handlers are registered before
@@ -152,10 +227,10 @@ func (s *Server) Register(service string, methods []Method, opts ...HandlerOptio
 	if s.started {
 		return fmt.Errorf("server: register %s: the server has started (register handlers before)", service)
 	}
-	if s.services[service] {
+	if _, ok := s.services[service]; ok {
 		return fmt.Errorf("server: register %s: a handler for this service is registered already", service)
 	}
-	s.services[service] = true
+	s.services[service] = !o.instanceOnly
 	maps.Copy(s.methods, added)
 	return nil
 }
@@ -164,7 +239,19 @@ func (s *Server) Register(service string, methods []Method, opts ...HandlerOptio
 func (s *Server) Services() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Sorted(maps.Keys(s.services))
+	return s.announced()
+}
+
+// announced is Services, for which s.mu is held.
+func (s *Server) announced() []string {
+	names := make([]string, 0, len(s.services))
+	for name, ok := range s.services {
+		if ok {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // ID tells this server from all others.
@@ -178,18 +265,42 @@ func (s *Server) Start(ctx context.Context) error {
 	if s.started {
 		return errors.New("server: started before (make a new one)")
 	}
+	load := &overload{
+		instance:   s.cfg.ID,
+		maxWait:    max(0, s.cfg.MaxWait),
+		stuckAfter: s.cfg.StuckAfter,
+		epoch:      time.Now(),
+	}
+	if s.cfg.Adaptive {
+		load.limiter = newLimiter(s.cfg.MinConcurrent, s.cfg.MaxConcurrent)
+	}
+	d := &dispatcher{codecs: s.codecs, methods: maps.Clone(s.methods), timeout: s.cfg.Timeout, logger: s.cfg.Logger, load: load}
+	load.dispatcher = d
 	l, err := s.cfg.Transport.Listen(ctx, transport.ListenConfig{
 		Instance:      s.cfg.ID,
-		Services:      slices.Sorted(maps.Keys(s.services)),
-		Handler:       &dispatcher{codecs: s.codecs, methods: maps.Clone(s.methods), timeout: s.cfg.Timeout, logger: s.cfg.Logger},
+		Services:      s.announced(),
+		Handler:       d,
 		MaxConcurrent: s.cfg.MaxConcurrent,
 		MaxQueued:     s.cfg.MaxQueued,
 		MaxStreams:    s.cfg.MaxStreams,
+		MaxWait:       load.maxWait,
+		Admission:     load,
 	})
 	if err != nil {
 		return fmt.Errorf("server: listen: %w", err)
 	}
 	s.started, s.listener = true, l
+	s.load.Store(load)
+	return nil
+}
+
+// Live is nil unless the server is stuck: requests wait, and for longer than
+// Config.StuckAfter not one handler has ended. It is for probes whose failure
+// restarts the process, and never blocks.
+func (s *Server) Live() error {
+	if load := s.load.Load(); load != nil {
+		return load.stuck()
+	}
 	return nil
 }
 

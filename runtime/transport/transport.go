@@ -76,6 +76,10 @@ type Request struct {
 	// Received is when the message arrived, before it waited for a worker: a
 	// deadline given as a remaining duration counts from here.
 	Received time.Time
+	// Queued is the request's place in the queue at that time, 1 for the first one,
+	// where it had to wait because as many handlers ran as may. It is 0 otherwise,
+	// and for streams.
+	Queued int
 }
 
 // ErrNotStarted is in the tree of an error when it is certain that the request
@@ -100,6 +104,27 @@ type Transport interface {
 	Dial(ctx context.Context, addr Address) (Conn, error)
 }
 
+// A HealthChecker is a [Transport] that knows whether it can carry messages now.
+// Implementing it is optional; what does not is taken for healthy.
+type HealthChecker interface {
+	// Healthy is nil while the transport can carry messages, as far as this process
+	// knows, and otherwise says since when and why not. It is for probes and never
+	// blocks. [ErrClosed] in the tree means that it never will again.
+	Healthy() error
+}
+
+// An Admission decides how much a listener takes on, within the bounds of its
+// [ListenConfig]. Its methods are called often and at the same time, and never block.
+type Admission interface {
+	// Limit is how many handlers may run now. It is asked each time that a handler
+	// may be started; at least one may.
+	Limit() int
+	// Admit is asked about a request that has to wait, and that is to be the next
+	// in the queue: place is 1 for the first. What it returns, where that is not nil,
+	// refuses the request, which no handler has seen then.
+	Admit(req *Request, place int) *status.Error
+}
+
 // ListenConfig says what a listener serves and how much it takes on.
 type ListenConfig struct {
 	// Instance identifies the listener among all others; its own address is made
@@ -116,6 +141,13 @@ type ListenConfig struct {
 	// [DefaultMaxQueued], a negative number means that none waits. One more is
 	// refused with ResourceExhausted and [ErrNotStarted].
 	MaxQueued int
+	// MaxWait bounds the time for which a request waits for a handler; after it, the
+	// request is refused with ResourceExhausted and [ErrNotStarted]. 0 means no
+	// bound.
+	MaxWait time.Duration
+	// Admission lowers these bounds as it sees fit; nil for none. Listeners that
+	// cannot ask it have the bounds above.
+	Admission Admission
 	// MaxStreams bounds the streams that are open at one time, beside the calls; 0
 	// means [DefaultMaxStreams]. One more is refused with ResourceExhausted and
 	// [ErrNotStarted].
@@ -156,6 +188,9 @@ func (cfg ListenConfig) WithDefaults() (ListenConfig, error) {
 		cfg.MaxQueued = DefaultMaxQueued
 	case cfg.MaxQueued < 0:
 		cfg.MaxQueued = 0
+	}
+	if cfg.MaxWait < 0 {
+		return cfg, status.Errorf(status.InvalidArgument, "listen: MaxWait is %v", cfg.MaxWait)
 	}
 	return cfg, nil
 }

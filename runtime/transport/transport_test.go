@@ -70,6 +70,7 @@ func TestListenConfig(t *testing.T) {
 		"one word":      {Instance: strings.Repeat("a", 129), Handler: handler{}},
 		"MaxConcurrent": {Instance: "a", Handler: handler{}, MaxConcurrent: -1},
 		"MaxStreams":    {Instance: "a", Handler: handler{}, MaxStreams: -1},
+		"MaxWait":       {Instance: "a", Handler: handler{}, MaxWait: -1},
 	} {
 		if _, err := cfg.WithDefaults(); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%+v: got %v, want an error that names %s", cfg, err, name)

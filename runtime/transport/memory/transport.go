@@ -50,7 +50,10 @@ type Transport struct {
 	services  map[string]*group
 }
 
-var _ transport.Transport = (*Transport)(nil)
+var (
+	_ transport.Transport     = (*Transport)(nil)
+	_ transport.HealthChecker = (*Transport)(nil)
+)
 
 // A group is the listeners of one service. The slice is replaced, not changed.
 type group struct {
@@ -78,6 +81,9 @@ func New(cfg Config) *Transport {
 
 // Scheme is "memory".
 func (t *Transport) Scheme() string { return scheme }
+
+// Healthy implements [transport.HealthChecker]: there is nothing here that can break.
+func (t *Transport) Healthy() error { return nil }
 
 // Listen implements [transport.Transport]. An instance that listens already is
 // refused.

@@ -48,8 +48,10 @@ type clientStream struct {
 // openStream opens a stream with a request to subject. Marks are the headers of the
 // request beside the offer.
 func (t *Transport) openStream(ctx context.Context, subject string, addr transport.Address, req transport.Message, marks natsgo.Header) (*clientStream, error) {
-	if !t.connected.Load() {
-		return nil, t.unconnected()
+	for !t.connected.Load() {
+		if err := t.reconnected(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if n := frameSize(t.nc); n < stream.MinFrame {
 		return nil, status.Errorf(status.ResourceExhausted,

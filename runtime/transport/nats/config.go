@@ -9,10 +9,12 @@
 // A message larger than the server's max_payload is sent in parts, up to
 // [Config.MaxMessage]; one that fits costs nothing for that.
 //
-// What NATS cannot tell, the transport cannot either: when a listener's process
-// dies with a call, or its connection is lost, the caller waits for its deadline;
-// and a call that NATS' permissions forbid looks like one without a reply. A stream,
-// and a call in parts, has heartbeats, which end it within seconds.
+// A stream has heartbeats, which end it within seconds when its peer is lost, and the
+// instance is asked about a call that it does not answer soon: when its process has
+// died, or its connection was lost with the call or the reply, the call fails within
+// seconds, too. A call to a service by its name, of which only NATS knows who has it,
+// waits for its deadline then. A call that NATS' permissions forbid looks like one
+// without a reply.
 package nats
 
 import (
@@ -37,6 +39,7 @@ const (
 	DefaultWindowMessages = stream.DefaultWindowMessages // 4096
 	DefaultWindowBytes    = stream.DefaultWindowBytes    // 1 MiB
 	DefaultHeartbeat      = stream.DefaultHeartbeat      // 2 s
+	DefaultReconnectGrace = 3 * time.Second
 )
 
 const scheme = "nats"
@@ -63,9 +66,15 @@ type Config struct {
 	WindowMessages int
 	WindowBytes    int
 	// Heartbeat is how often a stream that has nothing else to send says that this
-	// side is there. A stream whose peer is silent for three heartbeats ends as
+	// side is there, and how often the instance is asked about a call that it has not
+	// answered. A stream or a call whose peer is silent for three heartbeats ends as
 	// Unavailable. Default: [DefaultHeartbeat].
 	Heartbeat time.Duration
+	// ReconnectGrace is for how long after the loss of the connection calls wait for
+	// nats.go to connect again, within their own deadlines. Default:
+	// [DefaultReconnectGrace], in which nats.go goes through its servers twice; a
+	// negative value means that none waits.
+	ReconnectGrace time.Duration
 	// Logger gets what no caller is told, such as the stack of a handler that
 	// panicked. Default: [slog.Default].
 	Logger *slog.Logger
@@ -102,6 +111,9 @@ func (cfg Config) withDefaults() (Config, error) {
 	case cfg.Heartbeat < 0:
 		return cfg, status.Errorf(status.InvalidArgument, "nats: Config.Heartbeat is %v", cfg.Heartbeat)
 	}
+	if cfg.ReconnectGrace == 0 {
+		cfg.ReconnectGrace = DefaultReconnectGrace
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
@@ -126,6 +138,7 @@ func (cfg Config) streams() stream.Config {
 const (
 	wordRequest = "r"
 	wordCancel  = "c"
+	wordCheck   = "h" // "have you"
 	wordStream  = "s"
 )
 

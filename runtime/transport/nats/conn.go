@@ -17,6 +17,7 @@ type conn struct {
 	addr      transport.Address
 	requests  string
 	cancels   string
+	checks    string // empty where it is not one instance
 	closed    atomic.Bool
 }
 
@@ -51,10 +52,13 @@ func (c *conn) Call(ctx context.Context, req transport.Message) (transport.Messa
 		return transport.Message{}, err.WithCause(transport.ErrNotStarted)
 	}
 	in := c.transport.inbox
-	token, w := in.add()
-	if !c.transport.connected.Load() { // after add: see watch
+	token, w := in.add(c.checks)
+	for !c.transport.connected.Load() { // after add: see watch
 		in.giveUp(token, w)
-		return transport.Message{}, c.transport.unconnected()
+		if err := c.transport.reconnected(ctx); err != nil {
+			return transport.Message{}, err
+		}
+		token, w = in.add(c.checks)
 	}
 	reply := in.subject(token)
 	if err := publish(c.transport.nc, c.requests, reply, req); err != nil {

@@ -40,6 +40,11 @@ type inboxShard struct {
 // else, completes it or puts it back into the pool.
 type waiter struct {
 	done chan outcome // has room for one
+
+	// Under the shard's lock: see check.
+	checks     string // where to ask about the call; empty for nowhere
+	age        int    // in halves of a heartbeat
+	unanswered int    // questions
 }
 
 type outcome struct {
@@ -74,9 +79,11 @@ func subscribe(nc *natsgo.Conn, subject, queue string, receive natsgo.MsgHandler
 	return sub, nil
 }
 
-// add makes the place for one call's reply.
-func (in *inbox) add() (token uint64, w *waiter) {
+// add makes the place for one call's reply. checks is the subject for questions about
+// it, empty for none.
+func (in *inbox) add(checks string) (token uint64, w *waiter) {
 	w = in.pool.Get().(*waiter)
+	w.checks, w.age, w.unanswered = checks, 0, 0
 	token = in.last.Add(1)
 	s := &in.shards[token%inboxShards]
 	s.mu.Lock()
@@ -121,6 +128,9 @@ func (in *inbox) receive(m *natsgo.Msg) {
 	}
 	token, err := strconv.ParseUint(tail, tokenBase, 64)
 	if err != nil {
+		if tail, ok := strings.CutPrefix(tail, checkMark); ok {
+			in.checked(tail, m)
+		}
 		return
 	}
 	if w := in.take(token); w != nil {

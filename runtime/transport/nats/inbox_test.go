@@ -41,7 +41,7 @@ func TestInbox(t *testing.T) {
 	for caller := range callers {
 		wg.Go(func() {
 			for i := range each {
-				token, w := in.add()
+				token, w := in.add("")
 				m := &natsgo.Msg{Subject: in.subject(token)}
 				switch (caller + i) % 4 {
 				case 0: // a reply, and a second one
@@ -75,7 +75,7 @@ func TestInbox(t *testing.T) {
 	}
 	// Nothing is left in a waiter either.
 	for range callers {
-		_, w := in.add()
+		_, w := in.add("")
 		if len(w.done) != 0 {
 			t.Error("a waiter has an old outcome")
 		}

@@ -167,6 +167,8 @@ func (l *listener) receive(m *natsgo.Msg) {
 		l.receiveRequest(m)
 	case wordCancel:
 		l.receiveCancel(m)
+	case wordCheck:
+		l.receiveCheck(m)
 	default:
 		if !l.answerable(m) {
 			return

@@ -23,8 +23,9 @@ import (
 // A Transport carries calls and streams over one NATS connection. It is safe for
 // concurrent use.
 //
-// While the connection is lost, calls fail at once as Unavailable and
-// [transport.ErrNotStarted]; those under way when it is lost fail as Unavailable, and
+// Calls made while the connection is lost wait for it, up to [Config.ReconnectGrace]
+// from its loss; after that, they fail at once as Unavailable and
+// [transport.ErrNotStarted]. Those under way when it is lost fail as Unavailable, and
 // streams end so on both sides.
 // When nats.go has connected again, calls and listeners go on by themselves. A call
 // made in the instant between the loss and nats.go's notice of it counts as under
@@ -42,8 +43,10 @@ type Transport struct {
 	// watch and conn.Call.
 	connected atomic.Bool
 	closed    atomic.Bool
+	outage    atomic.Pointer[outage] // nil while connected; written by watch
 	server    atomic.Pointer[string] // where nc is, or was, connected to: nc itself may take seconds to tell
 	events    chan natsgo.Status
+	checking  chan struct{} // closed by Close
 	watching  sync.WaitGroup
 
 	mu        sync.Mutex
@@ -85,14 +88,20 @@ func New(nc *natsgo.Conn, cfg Config) (*Transport, error) {
 		natsgo.DRAINING_SUBS, natsgo.DRAINING_PUBS)
 	t.noteServer()
 	t.connected.Store(nc.Status() == natsgo.CONNECTED)
+	if !t.connected.Load() {
+		t.noteOutage(nc.IsClosed())
+	}
 	t.watching.Go(t.watch)
+	t.checking = make(chan struct{})
+	t.watching.Go(func() { t.check(t.checking) })
 	return t, nil
 }
 
 // Dial connects to a NATS server and makes a transport that closes the connection
 // when it is closed itself. url is as for nats.Connect: it may be a list. The
-// connection is never given up once it stood, unless opts say otherwise
-// (MaxReconnects). ctx bounds the connecting.
+// connection is never given up once it stood (MaxReconnects), and it is taken for lost
+// when the server is silent for six seconds (PingInterval, MaxPingsOutstanding), unless
+// opts say otherwise. ctx bounds the connecting.
 func Dial(ctx context.Context, url string, cfg Config, opts ...natsgo.Option) (*Transport, error) {
 	if _, err := cfg.withDefaults(); err != nil {
 		return nil, err
@@ -100,7 +109,11 @@ func Dial(ctx context.Context, url string, cfg Config, opts ...natsgo.Option) (*
 	if url == "" {
 		url = natsgo.DefaultURL
 	}
-	nc, err := connect(ctx, url, append([]natsgo.Option{natsgo.MaxReconnects(-1)}, opts...))
+	nc, err := connect(ctx, url, append([]natsgo.Option{
+		natsgo.MaxReconnects(-1),
+		natsgo.PingInterval(pingInterval),
+		natsgo.MaxPingsOutstanding(pingsUnanswered),
+	}, opts...))
 	if err != nil {
 		return nil, status.Errorf(status.Unavailable, "nats: connect to %s: %s", withoutCredentials(url), withoutURL(err)).WithCause(err)
 	}
@@ -112,6 +125,14 @@ func Dial(ctx context.Context, url string, cfg Config, opts ...natsgo.Option) (*
 	t.owned = true
 	return t, nil
 }
+
+// The server is asked for a sign of life so often, and the connection is lost when one
+// question more than these would have no answer. nats.go itself would take six minutes,
+// in which all calls run into their deadlines.
+const (
+	pingInterval    = 2 * time.Second
+	pingsUnanswered = 2
+)
 
 // withoutURL is err's text without a URL that may hold a password.
 func withoutURL(err error) string {
@@ -153,8 +174,9 @@ func connect(ctx context.Context, url string, opts []natsgo.Option) (*natsgo.Con
 func (t *Transport) watch() {
 	for event := range t.events {
 		if event != natsgo.CONNECTED {
-			// In this order: a call that is added to the inbox too late to be failed
-			// here finds connected false.
+			// In this order: what finds connected false finds the outage, and a call
+			// that is added to the inbox too late to be failed here finds connected false.
+			t.noteOutage(false)
 			t.connected.Store(false)
 			if event != natsgo.DRAINING_SUBS { // replies still come
 				t.failAll()
@@ -164,11 +186,58 @@ func (t *Transport) watch() {
 		case natsgo.CONNECTED:
 			t.noteServer()
 			t.connected.Store(!t.closed.Load())
+			t.endOutage(nil)
 		case natsgo.CLOSED:
+			t.noteOutage(true)
 			t.connected.Store(false)
 			t.failAll()
 		}
 	}
+}
+
+// An outage is a time without a connection.
+type outage struct {
+	since time.Time
+	final bool          // nats.go has given the connection up, or its owner has closed it
+	over  chan struct{} // closed when there is another state
+}
+
+func (t *Transport) noteOutage(final bool) {
+	o := outage{since: time.Now(), final: final, over: make(chan struct{})}
+	if before := t.outage.Load(); before != nil {
+		if before.final || !final {
+			return
+		}
+		o.since = before.since
+	}
+	t.endOutage(&o)
+}
+
+// endOutage puts another outage, or none, in the place of the one that there is.
+func (t *Transport) endOutage(next *outage) {
+	if last := t.outage.Swap(next); last != nil {
+		close(last.over)
+	}
+}
+
+var _ transport.HealthChecker = (*Transport)(nil)
+
+// Healthy implements [transport.HealthChecker].
+func (t *Transport) Healthy() error {
+	if t.closed.Load() {
+		return errClosed()
+	}
+	o := t.outage.Load()
+	switch {
+	case o == nil:
+		return nil
+	case o.final:
+		return status.Errorf(status.Unavailable,
+			"the connection to NATS at %s was lost at %s and is closed (only a new transport connects again)",
+			*t.server.Load(), o.since.Format(time.RFC3339)).WithCause(transport.ErrClosed)
+	}
+	return status.Errorf(status.Unavailable, "not connected to NATS at %s since %s (nats.go keeps trying)",
+		*t.server.Load(), o.since.Format(time.RFC3339))
 }
 
 // failAll ends the calls and streams that are under way.
@@ -213,6 +282,7 @@ func (t *Transport) Dial(ctx context.Context, addr transport.Address) (transport
 	if base := addr.Rest(); addr.Scheme() == scheme && wire.DottedName(base) {
 		c.requests = base + "." + wordRequest
 		c.cancels = base + "." + wordCancel
+		c.checks = base + "." + wordCheck
 		return c, nil
 	}
 	return nil, status.Errorf(status.InvalidArgument,
@@ -228,9 +298,11 @@ func (t *Transport) Close() error {
 	if !t.closed.CompareAndSwap(false, true) {
 		return nil
 	}
+	close(t.checking)
 	t.nc.RemoveStatusListener(t.events)
 	t.watching.Wait()
 	t.connected.Store(false)
+	t.endOutage(nil) // who waits for its end finds the transport closed
 	t.inbox.close()
 
 	t.mu.Lock()

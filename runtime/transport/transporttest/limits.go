@@ -18,6 +18,8 @@ var limitCases = []testCase{
 	{"bound of running handlers", testMaxConcurrent},
 	{"bound of waiting requests", testMaxQueued},
 	{"no queue", testNoQueue},
+	{"bound of the wait", testMaxWait},
+	{"admission", testAdmission},
 }
 
 func testLargeRequest(t *testing.T, n Network) {
@@ -133,4 +135,79 @@ func testNoQueue(t *testing.T, n Network) {
 		_, err := c.Call(within(t), transport.Message{})
 		return err == nil
 	})
+}
+
+func testMaxWait(t *testing.T, n Network) {
+	g := newGate()
+	_, c := pair(t, n, transport.ListenConfig{Handler: g, MaxConcurrent: 1, MaxWait: 50 * time.Millisecond})
+	running := start(within(t), c, "running")
+	receive(t, g.entered, "handler")
+	_, err := c.Call(within(t), transport.Message{}) // the handler does not end
+	wantError(t, err, status.ResourceExhausted, true)
+	close(g.open)
+	if r := receive(t, running, "call"); r.err != nil {
+		t.Errorf("the running call: %v", r.err)
+	}
+	if len(g.entered) > 0 {
+		t.Error("a handler ran for the call that was refused")
+	}
+}
+
+// admission lets as many run as a test says and refuses by body.
+type admission struct {
+	limit  atomic.Int64
+	refuse string
+}
+
+func (a *admission) Limit() int { return int(a.limit.Load()) }
+
+func (a *admission) Admit(req *transport.Request, place int) *status.Error {
+	if place < 1 {
+		return status.Errorf(status.Internal, "place %d", place)
+	}
+	if string(req.Body) == a.refuse {
+		return status.New(status.ResourceExhausted, "turned away")
+	}
+	return nil
+}
+
+func testAdmission(t *testing.T, n Network) {
+	g := newGate()
+	a := &admission{refuse: "refused"}
+	a.limit.Store(1)
+	var queued atomic.Int64 // the sum of places
+	_, c := pair(t, n, transport.ListenConfig{MaxConcurrent: 2, Admission: a, Handler: handlerFunc(
+		func(ctx context.Context, req *transport.Request, reply transport.Replier) {
+			queued.Add(int64(req.Queued))
+			g.ServeCall(ctx, req, reply)
+		})})
+	first := start(within(t), c, "refused") // but it need not wait
+	receive(t, g.entered, "handler")
+	_, err := c.Call(within(t), transport.Message{Body: []byte("refused")})
+	wantError(t, err, status.ResourceExhausted, true)
+	if text := status.From(err).Message(); text != "turned away" {
+		t.Errorf("the refusal says %q", text)
+	}
+	second, third := start(within(t), c, "second"), start(within(t), c, "third")
+	select {
+	case body := <-g.entered:
+		t.Errorf("%q runs beyond the limit", body)
+	case <-time.After(20 * time.Millisecond): // no proof, but a chance to be wrong
+	}
+	a.limit.Store(3) // above what the listener has
+	g.open <- struct{}{}
+	if r := receive(t, first, "call"); r.err != nil {
+		t.Errorf("the first call: %v", r.err)
+	}
+	receive(t, g.entered, "handler")
+	receive(t, g.entered, "handler of a raised limit")
+	close(g.open)
+	for _, ch := range []<-chan result{second, third} {
+		if r := receive(t, ch, "call"); r.err != nil {
+			t.Errorf("a call that waited: %v", r.err)
+		}
+	}
+	if got := queued.Load(); got != 1+2 {
+		t.Errorf("the places of those that waited add up to %d", got)
+	}
 }

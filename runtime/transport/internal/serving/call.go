@@ -3,7 +3,6 @@ package serving
 import (
 	"errors"
 	"log/slog"
-	"strings"
 	"sync/atomic"
 
 	"github.com/protomicro/micro/runtime/internal/callctx"
@@ -43,6 +42,7 @@ func (c *call[K]) Run() {
 		c.refuseUnstarted()
 		return
 	}
+	c.req.Queued = c.Place()
 	defer c.finish() // even when the handler ends its goroutine
 	c.calls.run(c)
 }
@@ -83,16 +83,8 @@ func (c *call[K]) Reply(m transport.Message) error {
 
 // Reject implements [transport.Replier].
 func (c *call[K]) Reject(code status.Code, message string) error {
-	if code == status.OK || !code.Valid() {
-		code = status.Unknown
-	}
-	if len(message) > MaxRefusalMessage {
-		message = message[:MaxRefusalMessage]
-	}
-	message = strings.ToValidUTF8(message, "")
-	return c.once(func() error {
-		return c.calls.answer.Refuse(c.to, Refusal{Code: code, Message: message})
-	})
+	r := refusal(code, message)
+	return c.once(func() error { return c.calls.answer.Refuse(c.to, r) })
 }
 
 // once lets one answer through.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/protomicro/micro/runtime/status"
@@ -36,6 +37,18 @@ type Refusal struct {
 // MaxRefusalMessage bounds the text of a refusal, so that it always fits a message.
 const MaxRefusalMessage = 1024
 
+// refusal is one of a request that no handler saw, by a code and a text that may be
+// anything.
+func refusal(code status.Code, message string) Refusal {
+	if code == status.OK || !code.Valid() {
+		code = status.Unknown
+	}
+	if len(message) > MaxRefusalMessage {
+		message = message[:MaxRefusalMessage]
+	}
+	return Refusal{Code: code, Message: strings.ToValidUTF8(message, "")}
+}
+
 // Err is the error that a caller gets.
 func (r Refusal) Err() error {
 	e := status.Remote(r.Code, r.Message, nil)
@@ -58,18 +71,23 @@ type Calls[K comparable] struct {
 	logger *slog.Logger
 	pool   *workers.Pool
 	table  table[K]
+	waits  waits
 }
 
 // New makes the calls of a listener. cfg is complete (see
 // [transport.ListenConfig.WithDefaults]); hash spreads keys evenly.
 func New[K comparable](cfg transport.ListenConfig, hash func(K) uint64, answer Answerer[K], logger *slog.Logger) *Calls[K] {
-	return &Calls[K]{
+	cs := &Calls[K]{
 		cfg:    cfg,
 		answer: answer,
 		logger: logger,
 		pool:   workers.New(cfg.MaxConcurrent, cfg.MaxQueued),
 		table:  table[K]{hash: hash},
 	}
+	if cfg.Admission != nil {
+		cs.pool.LimitBy(cfg.Admission.Limit)
+	}
+	return cs
 }
 
 // Deliver takes a request that has just arrived. It does not wait for the handler.
@@ -81,19 +99,34 @@ func (cs *Calls[K]) Deliver(to K, m transport.Message) {
 		c.ctx.Cancel(errCallerGone)
 		return
 	}
-	err := cs.pool.Submit(c)
-	if err == nil {
-		return
+	if place := cs.pool.Next(); place > 0 && cs.cfg.Admission != nil {
+		if err := cs.cfg.Admission.Admit(&c.req, place); err != nil {
+			cs.turnAway(c, err)
+			return
+		}
 	}
+	switch err := cs.pool.Submit(c); {
+	case err == nil:
+		if c.Place() > 0 {
+			cs.watchWaits()
+		}
+	case errors.Is(err, workers.ErrFull):
+		running := cs.cfg.MaxConcurrent
+		if cs.cfg.Admission != nil {
+			running = max(1, min(running, cs.cfg.Admission.Limit()))
+		}
+		cs.turnAway(c, status.Errorf(status.ResourceExhausted, "instance %s has its %d calls running and %d waiting",
+			cs.cfg.Instance, running, cs.cfg.MaxQueued))
+	default:
+		cs.turnAway(c, status.Errorf(status.Unavailable, "instance %s is shutting down", cs.cfg.Instance))
+	}
+}
+
+// turnAway refuses a call that is not, or not any more, in the queue.
+func (cs *Calls[K]) turnAway(c *call[K], why *status.Error) {
 	cs.table.remove(c)
-	c.ctx.Cancel(err)
-	r := Refusal{Code: status.Unavailable, Message: fmt.Sprintf("instance %s is shutting down", cs.cfg.Instance)}
-	if errors.Is(err, workers.ErrFull) {
-		r.Code = status.ResourceExhausted
-		r.Message = fmt.Sprintf("instance %s has its %d calls running and %d waiting",
-			cs.cfg.Instance, cs.cfg.MaxConcurrent, cs.cfg.MaxQueued)
-	}
-	c.refuse(r)
+	c.ctx.Cancel(why)
+	c.refuse(refusal(why.Code(), why.Message()))
 }
 
 // Cancel ends the context of the call whose caller waited at to. A call that still
@@ -115,11 +148,13 @@ func (cs *Calls[K]) Drain(ctx context.Context) error {
 	cs.pool.Close()
 	select {
 	case <-cs.pool.Done():
+		cs.waits.stop()
 		return nil
 	default:
 	}
 	select {
 	case <-cs.pool.Done():
+		cs.waits.stop()
 		return nil
 	case <-ctx.Done():
 		cs.Abort()
@@ -130,6 +165,7 @@ func (cs *Calls[K]) Drain(ctx context.Context) error {
 // Abort refuses the calls that wait and ends the contexts of those that run.
 func (cs *Calls[K]) Abort() {
 	cs.pool.Close()
+	cs.waits.stop() // what waits is refused here
 	for _, c := range cs.table.all() {
 		c.ctx.Cancel(errShutdown)
 		if cs.pool.Remove(c) {
@@ -138,6 +174,10 @@ func (cs *Calls[K]) Abort() {
 		}
 	}
 }
+
+// Has reports whether a call whose caller waits at a place waits or runs. One that has
+// ended was answered before.
+func (cs *Calls[K]) Has(at K) bool { return cs.table.has(at) }
 
 // Len is the number of calls that wait or run.
 func (cs *Calls[K]) Len() int { return len(cs.table.all()) }

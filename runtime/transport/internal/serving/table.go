@@ -113,6 +113,14 @@ func (t *table[K]) take(k K) *call[K] {
 	return c
 }
 
+// has reports whether there is a call of a key.
+func (t *table[K]) has(k K) bool {
+	s, _ := t.shard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.calls[k] != nil
+}
+
 // all are the calls at this moment.
 func (t *table[K]) all() []*call[K] {
 	var calls []*call[K]

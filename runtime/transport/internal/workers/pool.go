@@ -5,6 +5,7 @@ package workers
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 )
 
 // Errors of [Pool.Submit].
@@ -31,9 +32,15 @@ type Task struct {
 	work       Work
 	prev, next *Task
 	queued     bool
+	place      int
 }
 
 func (t *Task) task() *Task { return t }
+
+// Place is where in the queue the work was put because as much work as may run ran
+// already: 1 for the first place. It is 0 for work that had only to wait for its
+// goroutine. It does not change once the work is submitted.
+func (t *Task) Place() int { return t.place }
 
 // A Pool runs work in the order it comes. It starts goroutines as they are needed
 // and lets go of those that have nothing to do. It is safe for concurrent use.
@@ -44,6 +51,9 @@ func (t *Task) task() *Task { return t }
 // one that blocks holds up none.
 type Pool struct {
 	maxRunning, maxQueued int
+	limit                 func() int // nil, or what maxRunning is lowered to
+
+	next atomic.Int64 // the Place of a task that were submitted now
 
 	mu      sync.Mutex
 	queue   Task // head of a ring: next is the oldest
@@ -62,6 +72,22 @@ func New(maxRunning, maxQueued int) *Pool {
 	return p
 }
 
+// LimitBy has the pool run no more tasks at a time than limit says, which is asked
+// whenever that matters and does not block. At least one may run, and never more than
+// the pool was made for. It is called before anything is submitted.
+func (p *Pool) LimitBy(limit func() int) { p.limit = limit }
+
+// most is how many tasks may run now.
+func (p *Pool) most() int {
+	if p.limit == nil {
+		return p.maxRunning
+	}
+	return max(1, min(p.limit(), p.maxRunning))
+}
+
+// Next is the [Task.Place] that work would get now.
+func (p *Pool) Next() int { return int(p.next.Load()) }
+
 // Submit has w run, at once or when its turn comes. It never blocks. When the
 // error is not nil, w does not run.
 func (p *Pool) Submit(w Work) error {
@@ -70,12 +96,24 @@ func (p *Pool) Submit(w Work) error {
 	if p.closed {
 		return ErrClosed
 	}
-	if p.running+p.queued >= p.maxRunning+p.maxQueued {
+	most := p.most()
+	over := p.running + p.queued - most + 1
+	if over > p.maxQueued {
 		return ErrFull
 	}
+	w.task().place = max(0, over)
 	p.push(w)
+	p.note(most)
 	p.wake()
 	return nil
+}
+
+// note keeps next. Where tasks need not wait, it reads and does not write.
+func (p *Pool) note(most int) {
+	place := int64(max(0, p.running+p.queued-most+1))
+	if p.next.Load() != place {
+		p.next.Store(place)
+	}
 }
 
 // Remove takes w out of the queue and reports whether it was there: then it does
@@ -88,8 +126,25 @@ func (p *Pool) Remove(w Work) bool {
 		return false
 	}
 	p.unlink(t)
+	p.note(p.most())
 	p.checkDone()
 	return true
+}
+
+// RemoveOldest takes the work that has been in the queue for the longest time out of
+// it, if when says so of it: then it does not run. It is nil where nothing was taken.
+// when is called with the pool locked.
+func (p *Pool) RemoveOldest(when func(Work) bool) Work {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.queued == 0 || !when(p.queue.next.work) {
+		return nil
+	}
+	w := p.queue.next.work
+	p.unlink(p.queue.next)
+	p.note(p.most())
+	p.checkDone()
+	return w
 }
 
 // Close makes Submit fail from here on. What was submitted still runs.
@@ -122,7 +177,7 @@ func (p *Pool) checkDone() {
 
 // wake sends a goroutine to the queue if there is need of one more.
 func (p *Pool) wake() {
-	if p.waking || p.queued == 0 || p.running == p.maxRunning {
+	if p.waking || p.queued == 0 || p.running >= p.most() {
 		return
 	}
 	p.waking = true
@@ -141,7 +196,7 @@ func (p *Pool) work() {
 	for {
 		p.mu.Lock()
 		p.waking = false
-		for p.queued > 0 && p.running < p.maxRunning {
+		for p.queued > 0 && p.running < p.most() {
 			w := p.queue.next.work
 			p.unlink(p.queue.next)
 			p.running++
@@ -152,6 +207,7 @@ func (p *Pool) work() {
 
 			p.mu.Lock()
 			p.running--
+			p.note(p.most())
 		}
 		p.checkDone()
 		if p.closed || len(p.idle) >= maxIdle {
@@ -177,6 +233,7 @@ func (p *Pool) run(w Work) {
 		if ended {
 			p.mu.Lock()
 			p.running--
+			p.note(p.most())
 			p.wake()
 			p.checkDone()
 			p.mu.Unlock()

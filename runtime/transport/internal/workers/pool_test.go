@@ -159,11 +159,103 @@ func TestClose(t *testing.T) {
 	})
 }
 
+// TestPlaces has tasks learn where in the queue they are put.
+func TestPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := workers.New(2, 3)
+		release := make(chan struct{})
+		run := func() { <-release }
+		var last *task
+		for want, next := range []int{0, 1, 2, 3, 4} {
+			last = submit(t, p, run)
+			if got, place := p.Next(), max(0, want-1); last.Place() != place || got != next {
+				t.Errorf("task %d: place %d, next %d", want, last.Place(), got)
+			}
+		}
+		if err := p.Submit(&task{run: run}); !errors.Is(err, workers.ErrFull) {
+			t.Errorf("one too many: got %v", err)
+		}
+		if !p.Remove(last) || p.Next() != 3 {
+			t.Errorf("after a removal: next %d", p.Next())
+		}
+		close(release)
+		synctest.Wait()
+		if p.Next() != 0 {
+			t.Errorf("when nothing runs: next %d", p.Next())
+		}
+		if w := submit(t, p, run); w.Place() != 0 {
+			t.Errorf("a task that need not wait: place %d", w.Place())
+		}
+		p.Close()
+		<-p.Done()
+	})
+}
+
+// TestLimitBy has the bound change while tasks run and wait.
+func TestLimitBy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := workers.New(4, 100)
+		var limit, running atomic.Int64
+		p.LimitBy(func() int { return int(limit.Load()) })
+		step := make(chan struct{})
+		for range 20 {
+			submit(t, p, func() { running.Add(1); <-step; running.Add(-1) })
+		}
+		// At least one runs, whatever the limit, and no more than the pool's bound.
+		for _, tc := range []struct{ limit, want int64 }{{0, 1}, {3, 3}, {9, 4}, {2, 3}, {2, 2}, {-5, 1}, {1, 1}} {
+			limit.Store(tc.limit)
+			step <- struct{}{} // the bound counts when a task ends
+			synctest.Wait()
+			if got := running.Load(); got != tc.want {
+				t.Errorf("limit %d: %d run, want %d", tc.limit, got, tc.want)
+			}
+		}
+		close(step)
+		p.Close()
+		<-p.Done()
+	})
+}
+
+func TestRemoveOldest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := workers.New(1, 3)
+		if p.RemoveOldest(func(workers.Work) bool { return true }) != nil {
+			t.Error("removed from an empty queue")
+		}
+		release := make(chan struct{})
+		submit(t, p, func() { <-release })
+		synctest.Wait()
+		ran := false
+		first := submit(t, p, func() { t.Error("ran") })
+		second := submit(t, p, func() { ran = true })
+		is := func(want *task) func(workers.Work) bool {
+			return func(w workers.Work) bool { return w == want }
+		}
+		if p.RemoveOldest(is(second)) != nil {
+			t.Error("removed one that is not the oldest")
+		}
+		if w := p.RemoveOldest(is(first)); w != first {
+			t.Errorf("got %v", w)
+		}
+		if p.Next() != 2 {
+			t.Errorf("next %d", p.Next())
+		}
+		close(release)
+		p.Close()
+		<-p.Done()
+		if !ran {
+			t.Error("the other one has not run")
+		}
+	})
+}
+
 // TestStress has many submit, remove and run at once; each task is run, removed or
 // refused, one of them and once.
 func TestStress(t *testing.T) {
 	const submitters, each = 8, 2000
 	p := workers.New(5, 20)
+	var asked atomic.Int64
+	p.LimitBy(func() int { return int(asked.Add(1) % 7) })
 	var ran, refused, removed atomic.Int64
 	var running, highest atomic.Int32
 	var wg sync.WaitGroup
@@ -183,6 +275,8 @@ func TestStress(t *testing.T) {
 					refused.Add(1)
 				case i%3 == 0 && p.Remove(w):
 					removed.Add(1)
+				case i%5 == 0 && p.RemoveOldest(func(workers.Work) bool { return true }) != nil:
+					removed.Add(1)
 				}
 			}
 		})
@@ -192,6 +286,9 @@ func TestStress(t *testing.T) {
 	<-p.Done()
 	if sum := ran.Load() + refused.Load() + removed.Load(); sum != submitters*each {
 		t.Errorf("%d run, %d refused and %d removed are not %d", ran.Load(), refused.Load(), removed.Load(), submitters*each)
+	}
+	if p.Next() != 0 {
+		t.Errorf("next is %d in the end", p.Next())
 	}
 	if highest.Load() > 5 {
 		t.Errorf("%d ran at one time", highest.Load())
