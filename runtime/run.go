@@ -5,15 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"os/signal"
+	"sync"
 
 	"github.com/protomicro/micro/runtime/registry"
 )
 
 // Run starts the service, serves until ctx ends or a signal comes, and stops:
 //
-//	BeforeStart, listen, register, AfterStart
-//	BeforeStop, deregister, stop taking calls and wait for those that run,
-//	close the client, AfterStop
+//	BeforeStart, listen, register, AfterStart, subscribe
+//	BeforeStop, deregister, stop taking calls and events and wait for those that
+//	run, flush what was published, close the client, AfterStop
 //
 // The service leaves the registry before it stops taking calls, and a call that
 // still arrives in between is served, or refused as not started, so that a client
@@ -64,14 +65,15 @@ func (s *Service) wait(ctx context.Context) {
 func (s *Service) start(ctx context.Context, undo *undoStack) error {
 	undo.push("AfterStop", func(ctx context.Context) error { return stopHooks(ctx, s.cfg.AfterStop) })
 	undo.push("close the client", func(context.Context) error { return s.client.Close() })
+	undo.push("flush the events", s.flush)
 	if err := startHooks(ctx, "BeforeStart", s.cfg.BeforeStart); err != nil {
 		return err
 	}
 
+	undo.push("stop", s.stop)
 	if err := s.server.Start(ctx); err != nil {
 		return fmt.Errorf("micro: start: %w", err)
 	}
-	undo.push("stop", s.server.Shutdown)
 
 	undo.push("deregister", s.deregister)
 	if err := s.register(ctx); err != nil {
@@ -85,8 +87,31 @@ func (s *Service) start(ctx context.Context, undo *undoStack) error {
 	if err := startHooks(ctx, "AfterStart", s.cfg.AfterStart); err != nil {
 		return err
 	}
+	if err := s.events.start(ctx); err != nil {
+		return fmt.Errorf("micro: start: %w", err)
+	}
 	s.setRunning(true)
 	return nil
+}
+
+// stop ends the taking of calls and of events at the same time: neither is to wait
+// for the other's handlers.
+func (s *Service) stop(ctx context.Context) error {
+	var events error
+	var closing sync.WaitGroup
+	closing.Go(func() { events = s.events.end(ctx) })
+	err := s.server.Shutdown(ctx)
+	closing.Wait()
+	return errors.Join(err, events)
+}
+
+// flush waits for the outcomes of what was published, and closes a broker that is the
+// service's own.
+func (s *Service) flush(ctx context.Context) error {
+	if s.cfg.Broker == nil {
+		return s.events.Broker.Close(ctx)
+	}
+	return s.events.Flush(ctx)
 }
 
 func (s *Service) setRunning(running bool) {
