@@ -253,6 +253,59 @@ func (x *Location) GetRoom() string {
 	return ""
 }
 
+// Sampled has a parameter and no key.
+type Sampled struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Site          string                 `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	Payload       []byte                 `protobuf:"bytes,2,opt,name=payload,proto3" json:"payload,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sampled) Reset() {
+	*x = Sampled{}
+	mi := &file_event_v1_event_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sampled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sampled) ProtoMessage() {}
+
+func (x *Sampled) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sampled.ProtoReflect.Descriptor instead.
+func (*Sampled) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Sampled) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *Sampled) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
 var File_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_event_v1_event_proto_rawDesc = "" +
@@ -274,7 +327,11 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"#sensors.{location.site}.{sensor_id}\x12\tsensor_id\"2\n" +
 	"\bLocation\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x12\n" +
-	"\x04room\x18\x02 \x01(\tR\x04roomB;Z9github.com/protomicro/micro/internal/gen/event/v1;eventv1b\x06proto3"
+	"\x04room\x18\x02 \x01(\tR\x04room\"M\n" +
+	"\aSampled\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\x12\x18\n" +
+	"\apayload\x18\x02 \x01(\fR\apayload:\x14\xb2\xbc\x1c\x10\n" +
+	"\x0esamples.{site}B;Z9github.com/protomicro/micro/internal/gen/event/v1;eventv1b\x06proto3"
 
 var (
 	file_event_v1_event_proto_rawDescOnce sync.Once
@@ -288,12 +345,13 @@ func file_event_v1_event_proto_rawDescGZIP() []byte {
 	return file_event_v1_event_proto_rawDescData
 }
 
-var file_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_event_v1_event_proto_goTypes = []any{
 	(*OrderPlaced)(nil), // 0: event.v1.OrderPlaced
 	(*Ticked)(nil),      // 1: event.v1.Ticked
 	(*Measured)(nil),    // 2: event.v1.Measured
 	(*Location)(nil),    // 3: event.v1.Location
+	(*Sampled)(nil),     // 4: event.v1.Sampled
 }
 var file_event_v1_event_proto_depIdxs = []int32{
 	3, // 0: event.v1.Measured.location:type_name -> event.v1.Location
@@ -315,7 +373,7 @@ func file_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_event_v1_event_proto_rawDesc), len(file_event_v1_event_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -114,3 +114,36 @@ var MeasuredTopic = broker.FilteredTopic[*eventv1.Measured, MeasuredFilter]{
 		}
 	},
 }
+
+// SampledFilter selects events of SampledTopic. Its zero value selects all.
+type SampledFilter struct {
+	// Site is the event's site; an empty one selects all.
+	Site string
+}
+
+// SampledTopic is the topic "samples.{site}" of event.v1.Sampled events.
+// The parameter is site.
+//
+// Sampled has a parameter and no key.
+var SampledTopic = broker.FilteredTopic[*eventv1.Sampled, SampledFilter]{
+	Topic: broker.Topic[*eventv1.Sampled]{
+		Name:    "samples.{site}",
+		Pattern: "samples.*",
+		Type:    "event.v1.Sampled",
+		New: func() *eventv1.Sampled {
+			return new(eventv1.Sampled)
+		},
+		Subject: func(event *eventv1.Sampled, s *broker.Subject) {
+			s.Literal("samples.")
+			s.String("site", event.GetSite())
+		},
+	},
+	Filter: func(filter SampledFilter, s *broker.Subject) {
+		s.Literal("samples.")
+		if filter.Site != "" {
+			s.String("site", filter.Site)
+		} else {
+			s.Any()
+		}
+	},
+}
