@@ -23,8 +23,8 @@ type Broker interface {
 	// Publish sends m. Where the broker stores messages, it returns when m is
 	// stored; one whose storing could not be confirmed is sent again, while ctx
 	// allows it, and stored once. Where it does not, it returns when m is on its
-	// way. Empty attributes are filled in by [Message.Complete]. m is the
-	// broker's until Publish returns.
+	// way. Empty attributes are filled in by [Message.Complete]. m and its
+	// Body are the broker's until Publish returns, and no longer.
 	Publish(ctx context.Context, m *Message) error
 	// PublishAsync sends m without waiting for the outcome, which done gets,
 	// exactly once and from any goroutine, possibly before PublishAsync returns; it
@@ -48,7 +48,8 @@ type Broker interface {
 // A Handler takes a message. What it returns decides what becomes of it; see
 // [SubscribeConfig]. A panic counts as an error. ctx ends when the subscription's
 // Timeout is over, or when the time to close is. Incoming metadata is in ctx, as for
-// calls. m is the handler's to keep.
+// calls. m is the handler's to keep; the bytes of its Body stay as they are, because a
+// dead letter may be made of them.
 type Handler func(ctx context.Context, m *Message) error
 
 // A Subscription is a handler at work. It lasts until it is closed, whatever
@@ -85,7 +86,8 @@ type Message struct {
 	// '%' with dots between them, as [Subject] builds it.
 	Topic string
 	// ID tells the event from all others of its Type and Source. A message with the
-	// same three is stored once, within the broker's window. Default: a random one.
+	// same three is stored once, within the broker's window. Default: one that is
+	// unique.
 	ID string
 	// Source names the publisher: a URI reference. Default: [DefaultSource], or
 	// the service's name in a micro.Service.

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"crypto/rand"
 	"strings"
 	"time"
 
@@ -23,7 +22,7 @@ func (m *Message) Complete() error {
 		return m.invalid("topics that begin with %q are for dead letters", DeadLetterPrefix)
 	}
 	if m.ID == "" {
-		m.ID = rand.Text()
+		m.ID = newID()
 	}
 	if m.Source == "" {
 		m.Source = DefaultSource

@@ -17,7 +17,7 @@ func TestCompleteFillsIn(t *testing.T) {
 	if err := m.Complete(); err != nil {
 		t.Fatal(err)
 	}
-	if len(m.ID) < 20 || m.Source != DefaultSource || m.ContentType != ContentTypeProto || m.Time.Before(before) {
+	if len(m.ID) < 18 || m.Source != DefaultSource || m.ContentType != ContentTypeProto || m.Time.Before(before) {
 		t.Errorf("got %+v", m)
 	}
 	other := Message{Topic: "a.b", Type: "t"}

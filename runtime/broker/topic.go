@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -36,18 +37,39 @@ type Topic[E proto.Message] struct {
 // Publish sends event with b, as [Broker.Publish] does. Metadata that was put into
 // ctx for calls goes with it. The event is read until Publish returns.
 func (t *Topic[E]) Publish(ctx context.Context, b Broker, event E, opts ...PublishOption) error {
-	m, err := t.message(ctx, event, opts)
-	if err != nil {
+	o := outgoings.Get().(*outgoing)
+	defer o.free()
+	if err := t.fill(ctx, &o.message, o.body[:0], event, opts); err != nil {
 		return err
 	}
-	return b.Publish(ctx, m)
+	o.body = o.message.Body
+	return b.Publish(ctx, &o.message)
+}
+
+// An outgoing message is used again: a broker keeps nothing of what it has published.
+type outgoing struct {
+	message Message
+	body    []byte
+}
+
+var outgoings = sync.Pool{New: func() any { return new(outgoing) }}
+
+// keepBody bounds the buffers that stay in the pool, so that a few large events do not
+// pin memory.
+const keepBody = 64 << 10
+
+func (o *outgoing) free() {
+	o.message = Message{}
+	if cap(o.body) <= keepBody {
+		outgoings.Put(o)
+	}
 }
 
 // PublishAsync sends event with b without waiting for the outcome, as
 // [Broker.PublishAsync] does. The event is read until PublishAsync returns.
 func (t *Topic[E]) PublishAsync(ctx context.Context, b Broker, event E, done func(error), opts ...PublishOption) error {
-	m, err := t.message(ctx, event, opts)
-	if err != nil {
+	m := new(Message)
+	if err := t.fill(ctx, m, nil, event, opts); err != nil {
 		return err
 	}
 	return b.PublishAsync(ctx, m, done)
@@ -75,14 +97,15 @@ func (t *Topic[E]) subscribe(ctx context.Context, b Broker, pattern string, h fu
 	})
 }
 
-func (t *Topic[E]) message(ctx context.Context, event E, opts []PublishOption) (*Message, error) {
-	m := &Message{Topic: t.Name, Type: t.Type, Metadata: metadata.Outgoing(ctx)}
+// fill makes m the message of an event, with its body appended to buf.
+func (t *Topic[E]) fill(ctx context.Context, m *Message, buf []byte, event E, opts []PublishOption) error {
+	m.Topic, m.Type, m.Metadata = t.Name, t.Type, metadata.Outgoing(ctx)
+	var err error
 	if t.Subject != nil {
 		s := NewSubject(t.Name)
 		t.Subject(event, &s)
-		var err error
 		if m.Topic, err = s.Topic(); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if t.Key != nil {
@@ -91,20 +114,19 @@ func (t *Topic[E]) message(ctx context.Context, event E, opts []PublishOption) (
 	for _, opt := range opts {
 		opt(m)
 	}
-	var err error
 	switch m.ContentType {
 	case "", ContentTypeProto:
-		m.Body, err = proto.Marshal(event)
+		m.Body, err = proto.MarshalOptions{}.MarshalAppend(buf, event)
 	case ContentTypeJSON:
-		m.Body, err = protojson.Marshal(event)
+		m.Body, err = protojson.MarshalOptions{}.MarshalAppend(buf, event)
 	default:
-		return nil, status.Errorf(status.InvalidArgument, "event for %s: the content type %.80q is neither %s nor %s",
+		return status.Errorf(status.InvalidArgument, "event for %s: the content type %.80q is neither %s nor %s",
 			m.Topic, m.ContentType, ContentTypeProto, ContentTypeJSON)
 	}
 	if err != nil {
-		return nil, status.Errorf(status.InvalidArgument, "event for %s: %v", m.Topic, err)
+		return status.Errorf(status.InvalidArgument, "event for %s: %v", m.Topic, err)
 	}
-	return m, nil
+	return nil
 }
 
 // decode reads m as an event of the topic. Messages of programs that know nothing of

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -48,7 +49,9 @@ type recorder struct {
 }
 
 func (r *recorder) Publish(_ context.Context, m *broker.Message) error {
-	r.published = append(r.published, m)
+	kept := *m // which is the publisher's again
+	kept.Body = slices.Clone(m.Body)
+	r.published = append(r.published, &kept)
 	return nil
 }
 
