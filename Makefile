@@ -8,6 +8,10 @@ help: ## list the targets
 quickstart: ## run the example: from .proto to calls, in one process
 	go run ./examples/quickstart
 
+.PHONY: orders
+orders: ## run the example of events: groups, retries, dead letters and their replay
+	go run ./examples/orders
+
 .PHONY: test
 test: ## run the tests of all modules, against real NATS and etcd servers in-process
 	go test work

@@ -179,8 +179,11 @@ func frames(b *testing.B, size int) (request, response []byte) {
 	return request, response
 }
 
-func startNATS(b *testing.B) string {
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true})
+func startNATS(b *testing.B) string { return startServer(b, &server.Options{}) }
+
+func startServer(b *testing.B, opts *server.Options) string {
+	opts.Host, opts.Port, opts.NoLog, opts.NoSigs = "127.0.0.1", server.RANDOM_PORT, true, true
+	s, err := server.NewServer(opts)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -193,7 +196,7 @@ func startNATS(b *testing.B) string {
 }
 
 func connect(b *testing.B, url string) *natsgo.Conn {
-	nc, err := natsgo.Connect(url)
+	nc, err := natsgo.Connect(url, natsgo.MaxReconnects(-1))
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -27,9 +27,9 @@ type Check struct {
 // What the program sets itself stays as it set it until then.
 func (s *Service) Health() *health.Server { return s.health }
 
-// Ready is nil while the service runs, all its registrations stand, its transports are
-// connected and all Config.Checks pass, and otherwise says what is missing. It is for
-// probes and never blocks.
+// Ready is nil while the service runs, all its registrations stand, its transports and
+// its broker are connected, all its subscriptions are active and all Config.Checks pass,
+// and otherwise says what is missing. It is for probes and never blocks.
 func (s *Service) Ready() error {
 	s.mu.Lock()
 	running, served := s.running, s.served
@@ -51,6 +51,9 @@ func (s *Service) Ready() error {
 		if err := healthy(t); err != nil {
 			errs = append(errs, fmt.Errorf("micro: transport %s: %w", t.Scheme(), err))
 		}
+	}
+	if err := s.events.ready(); err != nil {
+		errs = append(errs, err)
 	}
 	for _, c := range s.cfg.Checks {
 		if err := c.Ready(); err != nil {

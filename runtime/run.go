@@ -12,9 +12,9 @@ import (
 
 // Run starts the service, serves until ctx ends or a signal comes, and stops:
 //
-//	BeforeStart, listen, register, AfterStart
-//	BeforeStop, drain, deregister, stop taking calls and wait for those that run,
-//	close the client, AfterStop
+//	BeforeStart, listen, register, AfterStart, subscribe
+//	BeforeStop, drain, deregister, stop taking calls and events and wait for those
+//	that run, flush what was published, close the client, AfterStop
 //
 // It is ready after the last step of the start until the first of the stop. To drain is
 // to be marked in the registry as about to stop, and to serve on for DrainDelay. Then
@@ -67,6 +67,7 @@ func (s *Service) wait(ctx context.Context) {
 func (s *Service) start(ctx context.Context, undo *undoStack) error {
 	undo.push("AfterStop", func(ctx context.Context) error { return stopHooks(ctx, s.cfg.AfterStop) })
 	undo.push("close the client", func(context.Context) error { return s.client.Close() })
+	undo.push("flush the events", s.flush)
 	if err := startHooks(ctx, "BeforeStart", s.cfg.BeforeStart); err != nil {
 		return err
 	}
@@ -74,13 +75,10 @@ func (s *Service) start(ctx context.Context, undo *undoStack) error {
 	for _, service := range s.server.Services() {
 		s.health.SetDefault(service, health.NotServing)
 	}
+	undo.push("stop", s.stop)
 	if err := s.server.Start(ctx); err != nil {
 		return fmt.Errorf("micro: start: %w", err)
 	}
-	undo.push("stop", func(ctx context.Context) error {
-		s.health.Close() // or its watches are waited for
-		return s.server.Shutdown(ctx)
-	})
 
 	undo.push("deregister", s.deregister)
 	if err := s.register(ctx); err != nil {
@@ -92,8 +90,32 @@ func (s *Service) start(ctx context.Context, undo *undoStack) error {
 	if err := startHooks(ctx, "AfterStart", s.cfg.AfterStart); err != nil {
 		return err
 	}
+	if err := s.events.start(ctx); err != nil {
+		return fmt.Errorf("micro: start: %w", err)
+	}
 	undo.push("end readiness", s.beReady(ctx))
 	return nil
+}
+
+// stop ends the taking of calls and of events at the same time: neither is to wait
+// for the other's handlers.
+func (s *Service) stop(ctx context.Context) error {
+	s.health.Close() // or its watches are waited for
+	var events error
+	var closing sync.WaitGroup
+	closing.Go(func() { events = s.events.end(ctx) })
+	err := s.server.Shutdown(ctx)
+	closing.Wait()
+	return errors.Join(err, events)
+}
+
+// flush waits for the outcomes of what was published, and closes a broker that is the
+// service's own.
+func (s *Service) flush(ctx context.Context) error {
+	if s.cfg.Broker == nil {
+		return s.events.Broker.Close(ctx)
+	}
+	return s.events.Flush(ctx)
 }
 
 // beReady makes the service ready, and returns what ends that.

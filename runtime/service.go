@@ -1,5 +1,5 @@
 // Package micro runs a service: a server for its handlers, a client for its calls
-// to others, its registration for discovery, and the order in which these start
+// to others, its events, its registration for discovery, and the order in which these start
 // and stop.
 package micro
 
@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/protomicro/micro/runtime/broker"
+	memorybroker "github.com/protomicro/micro/runtime/broker/memory"
 	"github.com/protomicro/micro/runtime/client"
 	"github.com/protomicro/micro/runtime/health"
 	"github.com/protomicro/micro/runtime/registry"
@@ -56,6 +58,9 @@ type Config struct {
 	// the transport's own addressing by name is used. It stays the caller's to
 	// close, after Run.
 	Registry registry.Registry
+	// Broker carries the events. Default: a memory broker of this service's own. It
+	// stays the caller's to close, after Run.
+	Broker broker.Broker
 	// Server and Client are settings of the two. Transport, Registry, ID and Logger
 	// are taken from here where they are not set there.
 	Server server.Config
@@ -98,6 +103,7 @@ type Service struct {
 	server *server.Server
 	client *client.Client
 	health *health.Server
+	events *eventBroker
 	once   *oneCall // nil unless cfg.Once
 
 	transports []transport.Transport // of the server and of the client, each once
@@ -147,6 +153,10 @@ func New(cfg Config) (*Service, error) {
 		cfg.Logger = slog.Default()
 	}
 	s := &Service{cfg: cfg, health: health.New()}
+	s.events = &eventBroker{Broker: cfg.Broker, source: cfg.Name}
+	if cfg.Broker == nil {
+		s.events.Broker = memorybroker.New(memorybroker.Config{Logger: cfg.Logger})
+	}
 
 	sc := cfg.Server
 	if sc.Transport == nil {
@@ -193,6 +203,12 @@ func (s *Service) Server() *server.Server { return s.server }
 // Client makes calls to other services. It can be used before Run and is closed
 // when Run returns.
 func (s *Service) Client() *client.Client { return s.client }
+
+// Broker publishes events, with the service's name as their source where they have
+// none, and subscribes to them. Subscriptions made before Run start after the
+// AfterStart hooks; these, and those made while the service runs, are closed when
+// it stops. Closing this Broker does nothing.
+func (s *Service) Broker() broker.Broker { return s.events }
 
 // ID tells this process from all others.
 func (s *Service) ID() string { return s.server.ID() }

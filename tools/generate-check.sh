@@ -21,12 +21,12 @@ go build -o "$work/bin/protoc-gen-go" google.golang.org/protobuf/cmd/protoc-gen-
 go build -o "$work/bin/protoc-gen-micro" ./cmd/protoc-gen-micro
 for root in $(sed -n 's/^  - path: //p' buf.yaml); do
 	find "$root" -name '*.proto' -printf '%P\0' | sort -z |
-		PATH="$work/bin:$PATH" xargs -0 protoc -I "$root" \
+		PATH="$work/bin:$PATH" xargs -0 protoc -I "$root" -I proto \
 			--go_out="$work/protoc" --go_opt=module=github.com/protomicro/micro \
 			--micro_out="$work/protoc" --micro_opt=module=github.com/protomicro/micro
 done
 
-find proto internal/gen examples/quickstart/gen -type f \( -name '*.pb.go' -o -name '*.micro.go' \) \
+find proto internal/gen examples/*/gen -type f \( -name '*.pb.go' -o -name '*.micro.go' \) \
 	-exec cp --parents -t "$work/tree" {} +
 
 compare() {

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Proves that nothing in runtime/ but the two adapters depends on NATS or etcd, however
+# Proves that nothing in runtime/ but the adapters depends on NATS or etcd, however
 # indirectly: bash tools/imports.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-adapters='/runtime/(registry/etcd|transport/nats)(/|$)'
+adapters='/runtime/(registry/etcd|transport/nats|broker/nats)(/|$)'
 packages=$(go list ./runtime/... | grep -vE "$adapters")
 for package in $packages; do
 	deps=$(go list -deps "$package")
@@ -12,7 +12,7 @@ for package in $packages; do
 	if [[ -n $found ]]; then
 		echo "imports: $package depends on"
 		printf '  %s\n' $found
-		echo "imports: only the adapters runtime/registry/etcd and runtime/transport/nats may"
+		echo "imports: only the adapters runtime/registry/etcd, runtime/transport/nats and runtime/broker/nats may"
 		exit 1
 	fi
 done >&2

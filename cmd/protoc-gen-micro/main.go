@@ -1,6 +1,6 @@
 // Protoc-gen-micro is a plugin for protobuf compilers: it generates typed clients
-// and handlers for the services of .proto files. Compilers run it; see
-// internal/generator for what it generates.
+// and handlers for the services of .proto files, and typed topics for the messages
+// that are events. Compilers run it; see internal/generator for what it generates.
 package main
 
 import (

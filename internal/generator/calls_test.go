@@ -8,7 +8,6 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -21,8 +20,8 @@ const calltest = protogen.GoImportPath("github.com/protomicro/micro/internal/gen
 
 // TestGeneratedCalls has the go command build and vet all golden cases, each with the
 // messages that protoc-gen-go makes of it, against the runtime of this tree, and runs
-// a program that makes a call of every method over the transport in memory. The cases
-// and the program are a module in a workspace with this one.
+// a program that makes a call of every method over the transport in memory, and uses
+// every topic. The cases and the program are a module in a workspace with this one.
 func TestGeneratedCalls(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs the go command")
@@ -49,21 +48,22 @@ func TestGeneratedCalls(t *testing.T) {
 	write("go.work", fmt.Sprintf("%s\n\nuse .\nuse %q\n", goLine, root))
 	write("go.mod", fmt.Sprintf("module %s\n\n%s\n", path.Clean(goldenPath), goLine))
 
-	var lists []string
-	methods := 0
+	var services, topics []string // lists in the program
+	methods, events := 0, 0
 	for i, c := range goldenCases(t) {
 		files := written(t, Generate(c.req))
 		maps.Copy(files, written(t, generateMessages(t, c.req)))
 		for name, text := range files {
 			write(filepath.Join(c.name, name), text)
 		}
-		list := fmt.Sprintf("services%d", i)
-		program, n := callingProgram(t, c, list)
+		program, m, n := callingProgram(t, c, i)
 		write(filepath.Join("cmd", c.name+"_calls.go"), program)
-		lists = append(lists, list)
-		methods += n
+		services = append(services, fmt.Sprintf("services%d", i))
+		topics = append(topics, fmt.Sprintf("topics%d", i))
+		methods += m
+		events += n
 	}
-	write("cmd/main.go", fmt.Sprintf(mainProgram, string(calltest), strings.Join(lists, ", ")))
+	write("cmd/main.go", fmt.Sprintf(mainProgram, string(calltest), strings.Join(services, ", "), strings.Join(topics, ", ")))
 
 	run := func(args ...string) string {
 		cmd := exec.CommandContext(t.Context(), "go", args...)
@@ -76,8 +76,8 @@ func TestGeneratedCalls(t *testing.T) {
 		return strings.TrimSpace(string(out))
 	}
 	run("vet", "./...")
-	if got, want := run("run", "./cmd"), strconv.Itoa(methods); got != want {
-		t.Errorf("%s methods were called, want %s", got, want)
+	if got, want := run("run", "./cmd"), fmt.Sprintf("%d methods, %d topics", methods, events); got != want {
+		t.Errorf("%s were used, want %s", got, want)
 	}
 }
 
@@ -85,6 +85,7 @@ const mainProgram = `package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -93,18 +94,19 @@ import (
 )
 
 func main() {
-	n, err := calltest.Run(context.Background(), slices.Concat(%s))
-	if err != nil {
+	methods, err := calltest.Run(context.Background(), slices.Concat(%s))
+	topics, err2 := calltest.RunTopics(context.Background(), slices.Concat(%s))
+	if err := errors.Join(err, err2); err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
-	fmt.Println(n)
+	fmt.Printf("%%d methods, %%d topics\n", methods, topics)
 }
 `
 
-// callingProgram is a file of a program with the list of a case's services under the
-// name list, and the number of their methods.
-func callingProgram(t *testing.T, c goldenCase, list string) (string, int) {
+// callingProgram is a file of a program with lists of the services and topics of a case,
+// which is of this number, and how many methods and topics there are.
+func callingProgram(t *testing.T, c goldenCase, number int) (text string, methods, topics int) {
 	t.Helper()
 	plugin, err := protogen.Options{}.New(proto.CloneOf(c.req))
 	if err != nil {
@@ -123,12 +125,12 @@ func callingProgram(t *testing.T, c goldenCase, list string) (string, int) {
 	runtime := func(pkg, name string) string { return g.QualifiedGoIdent(imported[pkg].Ident(name)) }
 	// No package has a name that ends like those of these variables.
 	g.P("package main")
-	n, methods := 0, 0
-	var services []string
+	n := 0
+	var services, events []string
 	for _, out := range outputs {
 		generated := func(name string) string { return g.QualifiedGoIdent(out.importPath.Ident(name)) }
 		for _, s := range out.Services {
-			handler := fmt.Sprintf("%s_handler%d", list, n)
+			handler := fmt.Sprintf("handler%d_%d", number, n)
 			n++
 			var calls strings.Builder
 			g.P("type ", handler, " struct { ", generated(s.Unimplemented), "}")
@@ -168,17 +170,30 @@ func callingProgram(t *testing.T, c goldenCase, list string) (string, int) {
 				generated(s.Name), s.FullName, register(handler), register(generated(s.Unimplemented)),
 				runtime("client", "Client"), tests("Method"), newClient, tests("Method"), calls.String()))
 		}
+		for _, v := range out.Topics {
+			kind := "PlainTopic"
+			if strings.Contains(v.Name, "{") {
+				kind = "FilteredTopic"
+				g.P("var _ = ", generated(v.source.GoIdent.GoName+"Filter"), "{}")
+			}
+			events = append(events, fmt.Sprintf("%s(&%s)", tests(kind), generated(v.source.GoIdent.GoName+"Topic")))
+		}
 	}
-	g.P("var ", list, " = []", tests("Service"), "{")
+	g.P("var services", number, " = []", tests("Service"), "{")
 	for _, s := range services {
 		g.P(s)
 	}
 	g.P("}")
-	text, err := g.Content()
+	g.P("var topics", number, " = []", tests("Topic"), "{")
+	for _, event := range events {
+		g.P(event, ",")
+	}
+	g.P("}")
+	content, err := g.Content()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(text), methods
+	return string(content), methods, len(events)
 }
 
 func wantKind(m *protogen.Method) string {

@@ -11,6 +11,7 @@ import (
 	"github.com/bufbuild/protocompile/protoutil"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/pluginpb"
 )
 
@@ -19,8 +20,9 @@ import (
 func compile(t *testing.T, parameter string, sources map[string]string) *pluginpb.CodeGeneratorRequest {
 	t.Helper()
 	compiler := protocompile.Compiler{
-		Resolver: protocompile.WithStandardImports(&protocompile.SourceResolver{
-			Accessor: protocompile.SourceAccessorFromMap(sources),
+		Resolver: protocompile.WithStandardImports(protocompile.CompositeResolver{
+			&protocompile.SourceResolver{Accessor: protocompile.SourceAccessorFromMap(sources)},
+			&protocompile.SourceResolver{ImportPaths: []string{"../../proto"}},
 		}),
 		SourceInfoMode: protocompile.SourceInfoStandard,
 	}
@@ -48,7 +50,30 @@ func compile(t *testing.T, parameter string, sources map[string]string) *pluginp
 	for _, f := range files {
 		add(f)
 	}
-	return req
+	return transferred(t, req)
+}
+
+// transferred is req as the plugin gets it, which does not know the option's type.
+func transferred(t *testing.T, req *pluginpb.CodeGeneratorRequest) *pluginpb.CodeGeneratorRequest {
+	t.Helper()
+	raw, err := proto.Marshal(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := new(pluginpb.CodeGeneratorRequest)
+	if err := (proto.UnmarshalOptions{Resolver: withoutTopics{protoregistry.GlobalTypes}}).Unmarshal(raw, again); err != nil {
+		t.Fatal(err)
+	}
+	return again
+}
+
+type withoutTopics struct{ *protoregistry.Types }
+
+func (r withoutTopics) FindExtensionByNumber(message protoreflect.FullName, number protoreflect.FieldNumber) (protoreflect.ExtensionType, error) {
+	if number == topicExtensionNumber {
+		return nil, protoregistry.NotFound
+	}
+	return r.Types.FindExtensionByNumber(message, number)
 }
 
 // protoFiles reads the .proto files below the root of fsys.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
@@ -53,6 +54,17 @@ func (fs *faults) addAt(p place, what, remedy string) {
 	fs.list = append(fs.list, fault{p, what, remedy})
 }
 
+// oneLine is text without line ends and other characters that do not print, which paths
+// and options may have.
+func oneLine(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, text)
+}
+
 // err is all faults in the order of their places, one a line, or nil.
 func (fs *faults) err() error {
 	if len(fs.list) == 0 {
@@ -70,7 +82,7 @@ func (fs *faults) err() error {
 		if f.file != "" {
 			line = f.place.String() + ": " + line
 		}
-		lines = append(lines, line)
+		lines = append(lines, oneLine(line))
 	}
 	return errors.New(strings.Join(lines, "\n"))
 }

@@ -91,8 +91,11 @@ func checkRefusal(t *testing.T, res *pluginpb.CodeGeneratorResponse) {
 
 // A source is read to its end and gives zeros from then on.
 type source struct {
-	data []byte
-	used map[string]bool // full names
+	data   []byte
+	used   map[string]bool // full names
+	topics int
+
+	messages map[string]*descriptorpb.DescriptorProto // by full name
 }
 
 func (s *source) n(bound int) int {
@@ -111,7 +114,7 @@ var identifiers = strings.Fields(`
 	Foo foo FooBar Bar bar BarClient Client client New NewFoo Register RegisterFooHandler FooClient FooHandler FooName
 	UnimplementedFooHandler FooBarSpec FooBarProcedure FooBarClientStream FooBarServerStream ClientStream ServerStream
 	X x _x x_ _ __ X_ Get2 get_2 GetX get_x URL string error nil func type init main any new req res ctx s c h call opts
-	stream yield err io iter rpc server status metadata context isFoo Is M M_ spec Spec _spec name Name handler Handler
+	event filter strconv broker Topic Filter FooTopic FooFilter stream yield err io iter rpc server status metadata context isFoo Is M M_ spec Spec _spec name Name handler Handler
 	Foo_Bar File_a_proto E_Foo Default_Foo FooBar_ String Error Recv Send Close Messages ProtoReflect Reset builder case
 	Foo_builder Foo_name value procedure Procedure Streams A B C D E F`)
 
@@ -136,13 +139,15 @@ func (s *source) name(prefix string) *string {
 	return &name
 }
 
+// A scope is a message or an enum that may be used.
+type scope struct{ file, full string }
+
 // randomRequest is a request as a compiler would make it, for the most part.
 func randomRequest(s *source) *pluginpb.CodeGeneratorRequest {
 	req := &pluginpb.CodeGeneratorRequest{Parameter: proto.String(s.one(
 		"", "package_suffix=", "package_suffix=", "package_suffix=rpc", "package_suffix=_test", "paths=source_relative",
 		"module=example.com", "Ma.proto=example.com/q;req", "package_suffix=,Mb.proto=example.com/q/v2", "paths=source_relative,package_suffix="))}
-	type scope struct{ file, full string } // a message that may be used
-	var known []scope
+	var known, enums []scope
 	for i := range 1 + s.n(3) {
 		file := &descriptorpb.FileDescriptorProto{
 			Name:    proto.String(s.one("a.proto", "b.proto", "x/a.proto", "io_windows.proto", "_u.proto", "x/y_test.proto", "A.proto", "x.y/z-1.proto")),
@@ -175,12 +180,31 @@ func randomRequest(s *source) *pluginpb.CodeGeneratorRequest {
 		if file.Package != nil {
 			prefix += file.GetPackage() + "."
 		}
-		for range 1 + s.n(4) {
-			m := s.message(prefix, file.GetSyntax(), 0, func(full string) { known = append(known, scope{file.GetName(), full}) })
-			file.MessageType = append(file.MessageType, m)
+		use := func(used scope) string {
+			if used.file != file.GetName() && !slices.Contains(file.Dependency, used.file) {
+				file.Dependency = append(file.Dependency, used.file)
+				if s.n(5) == 1 {
+					file.PublicDependency = append(file.PublicDependency, int32(len(file.Dependency)-1))
+				}
+			}
+			return used.full
 		}
 		if s.n(3) == 1 {
 			file.EnumType = append(file.EnumType, s.enum(prefix))
+			enums = append(enums, scope{file.GetName(), prefix + file.EnumType[0].GetName()})
+		}
+		for range 1 + s.n(4) {
+			m := s.message(prefix, file.GetSyntax(), 0, func(full string) { known = append(known, scope{file.GetName(), full}) },
+				func(field *descriptorpb.FieldDescriptorProto) { // of a type that is known already
+					if len(enums) > 0 && s.n(2) == 1 {
+						field.Type = descriptorpb.FieldDescriptorProto_TYPE_ENUM.Enum()
+						field.TypeName = proto.String(use(enums[s.n(len(enums))]))
+					} else {
+						field.Type = descriptorpb.FieldDescriptorProto_TYPE_MESSAGE.Enum()
+						field.TypeName = proto.String(use(known[s.n(len(known))]))
+					}
+				})
+			file.MessageType = append(file.MessageType, m)
 		}
 		for range s.n(4) {
 			service := &descriptorpb.ServiceDescriptorProto{Name: s.name(prefix)}
@@ -198,14 +222,8 @@ func randomRequest(s *source) *pluginpb.CodeGeneratorRequest {
 					ServerStreaming: proto.Bool(kind&2 == 2),
 					Options:         &descriptorpb.MethodOptions{Deprecated: proto.Bool(kind&4 == 4)},
 				})
-				for _, used := range []scope{in, out} {
-					if used.file != file.GetName() && !slices.Contains(file.Dependency, used.file) {
-						file.Dependency = append(file.Dependency, used.file)
-						if s.n(5) == 1 {
-							file.PublicDependency = append(file.PublicDependency, int32(len(file.Dependency)-1))
-						}
-					}
-				}
+				use(in)
+				use(out)
 			}
 			file.Service = append(file.Service, service)
 		}
@@ -213,6 +231,8 @@ func randomRequest(s *source) *pluginpb.CodeGeneratorRequest {
 			comment := s.one("A comment.\n", "go:build x\n", "*/ {{.}}\n", "Deprecated: no.\n", "\xff\r\x00", "+build x\n")
 			file.SourceCodeInfo = &descriptorpb.SourceCodeInfo{Location: []*descriptorpb.SourceCodeInfo_Location{
 				{Path: []int32{2}, Span: []int32{1, 2, 3}, LeadingComments: proto.String(comment)},
+				{Path: []int32{4, 0}, Span: []int32{2, 1, 3, 2}, LeadingComments: proto.String(comment)},
+				{Path: []int32{4, 0, 7, 58310}, Span: []int32{2, 3, 9}},
 				{Path: []int32{6, 0}, Span: []int32{4, 0, 5, 1}, LeadingComments: proto.String(comment)},
 				{Path: []int32{6, 0, 2, 0}, Span: []int32{4, 3, 9}, LeadingComments: proto.String(comment)},
 			}}
@@ -228,17 +248,31 @@ func randomRequest(s *source) *pluginpb.CodeGeneratorRequest {
 	return req
 }
 
-func (s *source) message(prefix, syntax string, depth int, known func(full string)) *descriptorpb.DescriptorProto {
+func (s *source) message(prefix, syntax string, depth int, known func(full string), ofType func(*descriptorpb.FieldDescriptorProto)) *descriptorpb.DescriptorProto {
 	m := &descriptorpb.DescriptorProto{Name: s.name(prefix)}
 	prefix += m.GetName()
+	if s.messages == nil {
+		s.messages = make(map[string]*descriptorpb.DescriptorProto)
+	}
+	s.messages[prefix] = m
 	known(prefix)
 	prefix += "."
-	for i := range s.n(4) {
+	for i := range s.n(5) {
 		field := &descriptorpb.FieldDescriptorProto{
 			Name:   s.name(prefix),
 			Number: proto.Int32(int32(i + 1)),
 			Label:  descriptorpb.FieldDescriptorProto_LABEL_OPTIONAL.Enum(),
 			Type:   descriptorpb.FieldDescriptorProto_TYPE_STRING.Enum(),
+		}
+		switch s.n(4) {
+		case 1:
+			field.Type = descriptorpb.FieldDescriptorProto_Type(1 + s.n(18)).Enum()
+			switch field.GetType() {
+			case descriptorpb.FieldDescriptorProto_TYPE_ENUM, descriptorpb.FieldDescriptorProto_TYPE_MESSAGE, descriptorpb.FieldDescriptorProto_TYPE_GROUP:
+				ofType(field)
+			}
+		case 2:
+			ofType(field)
 		}
 		switch {
 		case len(m.OneofDecl) > 0 || s.n(3) == 1: // its fields follow one another
@@ -246,18 +280,94 @@ func (s *source) message(prefix, syntax string, depth int, known func(full strin
 				m.OneofDecl = append(m.OneofDecl, &descriptorpb.OneofDescriptorProto{Name: s.name(prefix)})
 			}
 			field.OneofIndex = proto.Int32(0)
-		case syntax == "proto2":
+		case s.n(8) == 1:
+			field.Label = descriptorpb.FieldDescriptorProto_LABEL_REPEATED.Enum()
+		case syntax == "proto2" && field.GetType() == descriptorpb.FieldDescriptorProto_TYPE_STRING:
 			field.DefaultValue = proto.String("x")
 		}
 		m.Field = append(m.Field, field)
 	}
+	if s.n(2) == 1 {
+		m.Options = new(descriptorpb.MessageOptions)
+		if s.n(6) == 1 {
+			m.Options.Deprecated = proto.Bool(true)
+		}
+		m.Options.ProtoReflect().SetUnknown(s.topic(m))
+	}
 	if depth < 2 && s.n(3) == 1 {
-		m.NestedType = append(m.NestedType, s.message(prefix, syntax, depth+1, known))
+		m.NestedType = append(m.NestedType, s.message(prefix, syntax, depth+1, known, ofType))
 	}
 	if s.n(4) == 1 {
 		m.EnumType = append(m.EnumType, s.enum(prefix))
 	}
 	return m
+}
+
+// topic is an encoded option (micro.v1.topic) for m, as a rule with the names of fields
+// that m has.
+func (s *source) topic(m *descriptorpb.DescriptorProto) []byte {
+	s.topics++
+	words := []string{fmt.Sprintf("topic%d", s.topics)} // most have nothing in common
+	if s.n(8) == 1 {
+		words = nil
+	}
+	for range s.n(4) {
+		switch s.n(32) {
+		case 1, 2, 3, 4:
+			words = append(words, s.one("a", "b-_1", s.identifier()))
+		case 5:
+			words = append(words, s.one("a", "b", "dead", "_INBOX", "$JS", "*", ">", "", "a b", "é", "%41", "{", "}", "{}", "a{b}", "{{a}}", "{.}", "\"", "\xff", "\n"))
+		default:
+			if path := s.path(m, 0); path != "" {
+				words = append(words, "{"+path+"}")
+			}
+		}
+	}
+	fields := []string{strings.Join(words, "."), "", ""}
+	if s.n(3) == 1 {
+		fields[1] = s.path(m, 0)
+	}
+	if s.n(3) == 1 {
+		fields[2] = s.one("What it is.", "go:build x", "*/ {{.}}", " \n\n\t", "# H\n\n1. a", "\x00\xff\r", "Deprecated: no.", "+build x")
+	}
+	if s.n(32) == 1 {
+		fields = append(fields, "new")
+	}
+	raw := encodedTopic(fields...)
+	if s.n(32) == 1 {
+		raw[len(raw)-1-s.n(len(raw)-1)]++
+	}
+	return raw
+}
+
+// path leads to a field of m or of a message in it: as a rule one that can be a
+// parameter, and empty where there is none.
+func (s *source) path(m *descriptorpb.DescriptorProto, depth int) string {
+	if s.n(32) == 1 {
+		return s.identifier()
+	}
+	odd := s.n(32) == 1
+	for i := range m.Field {
+		field := m.Field[(i+s.n(len(m.Field)))%len(m.Field)]
+		if odd {
+			return field.GetName()
+		}
+		if field.GetLabel() == descriptorpb.FieldDescriptorProto_LABEL_REPEATED {
+			continue
+		}
+		switch field.GetType() {
+		case descriptorpb.FieldDescriptorProto_TYPE_BYTES, descriptorpb.FieldDescriptorProto_TYPE_FLOAT, descriptorpb.FieldDescriptorProto_TYPE_DOUBLE:
+		case descriptorpb.FieldDescriptorProto_TYPE_MESSAGE, descriptorpb.FieldDescriptorProto_TYPE_GROUP:
+			if in := s.messages[field.GetTypeName()]; in != nil && depth < 3 {
+				if rest := s.path(in, depth+1); rest != "" {
+					return field.GetName() + "." + rest
+				}
+			}
+		default:
+			return field.GetName()
+		}
+	}
+	return ""
 }
 
 func (s *source) enum(prefix string) *descriptorpb.EnumDescriptorProto {
@@ -414,7 +524,7 @@ func (p *packages) Import(importPath string) (*types.Package, error) {
 // compiled imports the packages that generated code needs.
 var compiled = sync.OnceValue(func() types.Importer {
 	exports := make(map[string]string)
-	out, err := exec.Command("go", "list", "-export", "-deps", "-f", "{{.ImportPath}} {{.Export}}", "../../runtime/server", "../../runtime/client").Output()
+	out, err := exec.Command("go", "list", "-export", "-deps", "-f", "{{.ImportPath}} {{.Export}}", "../../runtime/server", "../../runtime/client", "../../runtime/broker").Output()
 	if err != nil {
 		panic(fmt.Sprintf("go list: %v", err))
 	}
@@ -432,7 +542,7 @@ var compiled = sync.OnceValue(func() types.Importer {
 })
 
 // stubOf is a file with the names that protoc-gen-go declares for f, its imports, and
-// messages that are messages.
+// messages that are messages, with their getters.
 func stubOf(plugin *protogen.Plugin, f *protogen.File) (text string, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -450,37 +560,56 @@ func stubOf(plugin *protogen.Plugin, f *protogen.File) (text string, err error) 
 	if file.Name.Name == "_" {
 		return "", errors.New("the package has no name")
 	}
-	var b strings.Builder
+	paths := make(map[string]string) // of imports, by their names
+	for _, spec := range file.Imports {
+		if spec.Name != nil {
+			paths[spec.Name.Name] = spec.Path.Value
+		}
+	}
+	var b, body strings.Builder
 	fmt.Fprintf(&b, "package %s\nimport protoreflect_ \"google.golang.org/protobuf/reflect/protoreflect\"\n", file.Name.Name)
 	for i := range f.Desc.Imports().Len() {
 		if dep := plugin.FilesByPath[f.Desc.Imports().Get(i).Path()]; dep != nil && dep.GoImportPath != f.GoImportPath {
 			fmt.Fprintf(&b, "import _ %q\n", string(dep.GoImportPath))
 		}
 	}
-	fmt.Fprintf(&b, "type _ = protoreflect_.Message\n")
+	fmt.Fprintf(&body, "type _ = protoreflect_.Message\n")
 	for _, d := range file.Decls {
 		switch d := d.(type) {
 		case *ast.FuncDecl:
 			switch {
 			case d.Recv == nil && d.Name.Name != "init":
-				fmt.Fprintf(&b, "func %s() {}\n", d.Name.Name)
+				fmt.Fprintf(&body, "func %s() {}\n", d.Name.Name)
 			case d.Recv != nil && d.Name.Name == "ProtoReflect":
 				if star, ok := d.Recv.List[0].Type.(*ast.StarExpr); ok {
-					fmt.Fprintf(&b, "func (*%s) ProtoReflect() (_ protoreflect_.Message) { return }\n", star.X.(*ast.Ident).Name)
+					fmt.Fprintf(&body, "func (*%s) ProtoReflect() (_ protoreflect_.Message) { return }\n", star.X.(*ast.Ident).Name)
 				}
+			case d.Recv != nil && (strings.HasPrefix(d.Name.Name, "Get") || d.Name.Name == "String") && len(d.Type.Params.List) == 0 && len(d.Type.Results.List) == 1:
+				result := d.Type.Results.List[0].Type
+				fmt.Fprintf(&body, "func (%s) %s() (_ %s) { return }\n", types.ExprString(d.Recv.List[0].Type), d.Name.Name, types.ExprString(result))
+				ast.Inspect(result, func(n ast.Node) bool {
+					if selector, ok := n.(*ast.SelectorExpr); ok {
+						name := selector.X.(*ast.Ident).Name
+						if path, ok := paths[name]; ok {
+							fmt.Fprintf(&b, "import %s %s\n", name, path)
+							delete(paths, name)
+						}
+					}
+					return true
+				})
 			}
 		case *ast.GenDecl:
 			for _, spec := range d.Specs {
 				switch spec := spec.(type) {
 				case *ast.TypeSpec:
-					fmt.Fprintf(&b, "type %s struct{}\n", spec.Name.Name)
+					fmt.Fprintf(&body, "type %s struct{}\n", spec.Name.Name)
 				case *ast.ValueSpec:
 					for _, name := range spec.Names {
-						fmt.Fprintf(&b, "var %s int\n", name.Name)
+						fmt.Fprintf(&body, "var %s int\n", name.Name)
 					}
 				}
 			}
 		}
 	}
-	return b.String(), nil
+	return b.String() + body.String(), nil
 }

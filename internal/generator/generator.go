@@ -2,10 +2,12 @@
 // a protobuf compiler into Go files.
 //
 // The descriptors of each file become a view of what is written for it (view.go,
-// comments.go). All views are resolved together: names that clash and what cannot be
-// generated are faults (resolve.go, symbols.go, messages.go, faults.go), and imports
-// get names that nothing hides (imports.go). Views without faults are rendered by
-// the templates (render.go), all at the same time.
+// comments.go); that of a topic is made of its message's option (topics.go,
+// topicoption.go, topicname.go, topicfield.go). All views are resolved together: names
+// that clash, topics that have something in common and what cannot be generated are
+// faults (resolve.go, symbols.go, messages.go, overlaps.go, faults.go), and imports get
+// names that nothing hides (imports.go). Views without faults are rendered by the
+// templates (render.go), all at the same time.
 package generator
 
 import (

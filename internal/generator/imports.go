@@ -18,6 +18,8 @@ var imported = map[string]protogen.GoImportPath{
 	"context":  "context",
 	"io":       "io",
 	"iter":     "iter",
+	"strconv":  "strconv",
+	"broker":   runtimePath + "broker",
 	"client":   runtimePath + "client",
 	"metadata": runtimePath + "metadata",
 	"rpc":      runtimePath + "rpc",
@@ -27,7 +29,7 @@ var imported = map[string]protogen.GoImportPath{
 
 // locals are the names of parameters and variables in the templates. A package of
 // such a name would be hidden where it is needed.
-var locals = []string{"c", "call", "ctx", "err", "h", "opts", "req", "res", "s", "stream", "yield"}
+var locals = []string{"c", "call", "ctx", "err", "event", "filter", "h", "opts", "req", "res", "s", "stream", "yield"}
 
 // imports chooses the names under which one generated file imports packages. protogen
 // would name them after the ends of their paths, which are v1 for most, and knows of

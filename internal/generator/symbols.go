@@ -19,8 +19,8 @@ type symbols struct {
 
 // A symbol is one name in a package and what needs it.
 type symbol struct {
-	owner     protoreflect.Descriptor
-	ofService bool // declared by this plugin
+	owner protoreflect.Descriptor
+	ours  bool // declared by this plugin
 }
 
 func newSymbols(fs *faults) *symbols {
@@ -38,31 +38,40 @@ func (t *symbols) in(pkg protogen.GoImportPath) map[string]symbol {
 	return t.packages[pkg]
 }
 
-// declareService adds names that this plugin declares for owner, a service or a
-// method. A name that is taken is a fault where owner is to be generated; two owners
-// have one fault at most, and methods none where it is their services that clash.
-func (t *symbols) declareService(pkg protogen.GoImportPath, owner protoreflect.Descriptor, generate bool, names ...string) {
+// String names what needs the name.
+func (s symbol) String() string {
+	if _, isMessage := s.owner.(protoreflect.MessageDescriptor); isMessage && s.ours {
+		return "the topic of " + describe(s.owner)
+	}
+	return describe(s.owner)
+}
+
+// declare adds names that this plugin declares for owner: a service, a method, or a
+// message with a topic. A name that is taken is a fault where owner is to be generated;
+// two owners have one fault at most, and methods none where it is their services that
+// clash.
+func (t *symbols) declare(pkg protogen.GoImportPath, owner protoreflect.Descriptor, generate bool, names ...string) {
 	table := t.in(pkg)
 	for _, name := range names {
 		other, taken := table[name]
 		if !taken {
-			table[name] = symbol{owner: owner, ofService: true}
+			table[name] = symbol{owner: owner, ours: true}
 			continue
 		}
 		pair := [2]protoreflect.FullName{owner.FullName(), other.owner.FullName()}
 		if !generate || t.reported[pair] {
 			continue
 		}
-		if other.ofService && t.reported[[2]protoreflect.FullName{owner.Parent().FullName(), other.owner.Parent().FullName()}] {
+		if other.ours && t.reported[[2]protoreflect.FullName{owner.Parent().FullName(), other.owner.Parent().FullName()}] {
 			continue
 		}
 		t.reported[pair] = true
 		remedy := "rename one of them"
-		if !other.ofService {
+		if !other.ours {
 			remedy += ", or generate into a package of its own with another package_suffix"
 		}
 		t.faults.add(owner, fmt.Sprintf("%s needs the Go name %s, which is taken by %s at %s",
-			describe(owner), name, describe(other.owner), placeOf(other.owner)), remedy)
+			symbol{owner, true}, name, other, placeOf(other.owner)), remedy)
 	}
 }
 

@@ -25,6 +25,7 @@ type output struct {
 	Doc      []string
 	Package  string
 	Services []*service
+	Topics   []*topic
 
 	commented  bool // something of the .proto file's comments is in it
 	filename   string
@@ -43,6 +44,8 @@ type service struct {
 	Deprecation []string // the deprecation alone, below a first sentence
 
 	Methods []*method
+
+	source *protogen.Service
 }
 
 func (s *service) declared() []string {
@@ -78,7 +81,7 @@ func (m *method) declared() []string {
 	return names
 }
 
-// target is the name and the path of the package that f's services are generated into.
+// target is the name and the path of the package that f's services and topics are generated into.
 func target(f *protogen.File, suffix string) (name string, importPath protogen.GoImportPath) {
 	name = string(f.GoPackageName) + suffix
 	if suffix == "" {
@@ -87,8 +90,8 @@ func target(f *protogen.File, suffix string) (name string, importPath protogen.G
 	return name, f.GoImportPath + protogen.GoImportPath("/"+name)
 }
 
-func newOutput(f *protogen.File, suffix string) *output {
-	out := &output{Origin: "Source: " + pathOf(f)}
+func newOutput(f *protogen.File, topics []*topic, suffix string) *output {
+	out := &output{Origin: "Source: " + pathOf(f), Topics: topics}
 	out.Package, out.importPath = target(f, suffix)
 	dir := path.Dir(f.GeneratedFilenamePrefix)
 	if suffix != "" {
@@ -121,7 +124,19 @@ func newOutput(f *protogen.File, suffix string) *output {
 			out.commented = out.commented || m.Comments.Leading != ""
 		}
 	}
+	for _, t := range out.Topics {
+		out.commented = out.commented || len(t.Doc) > len(t.Deprecation)
+	}
 	return out
+}
+
+// begin is where the first service is declared that out is generated for, or the first
+// message.
+func (out *output) begin() place {
+	if len(out.Services) > 0 {
+		return placeOf(out.Services[0].source.Desc)
+	}
+	return placeOf(out.Topics[0].source.Desc)
 }
 
 // pathOf is the path of f as a comment may have it.
@@ -145,6 +160,7 @@ func newService(f *protogen.File, s *protogen.Service) *service {
 		Handler:       s.GoName + "Handler",
 		Register:      "Register" + s.GoName + "Handler",
 		Unimplemented: "Unimplemented" + s.GoName + "Handler",
+		source:        s,
 	}
 	switch {
 	case deprecated(f):

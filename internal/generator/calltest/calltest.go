@@ -1,6 +1,6 @@
-// Package calltest makes the calls of generated code, for the generator's tests. The
-// tests write a program that names every generated client and handler; what the calls
-// do, and what must come of them, is here.
+// Package calltest makes the calls of generated code and uses its topics, for the
+// generator's tests. The tests write a program that names every generated client, handler
+// and topic; what is done with them, and what must come of it, is here.
 package calltest
 
 import (

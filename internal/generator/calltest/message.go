@@ -21,14 +21,19 @@ const textField = protowire.MaxValidNumber
 // with is a message that carries text, and what its type requires.
 func with[T any, M message[T]](text string) M {
 	m := M(new(T))
-	fields := m.ProtoReflect().Descriptor().Fields()
-	for i := range fields.Len() {
-		if f := fields.Get(i); f.Cardinality() == protoreflect.Required {
-			m.ProtoReflect().Set(f, m.ProtoReflect().NewField(f))
-		}
-	}
+	require(m.ProtoReflect())
 	m.ProtoReflect().SetUnknown(protowire.AppendString(protowire.AppendTag(nil, textField, protowire.BytesType), text))
 	return m
+}
+
+// require sets what has to be set and is not.
+func require(m protoreflect.Message) {
+	fields := m.Descriptor().Fields()
+	for i := range fields.Len() {
+		if f := fields.Get(i); f.Cardinality() == protoreflect.Required && !m.Has(f) {
+			m.Set(f, m.NewField(f))
+		}
+	}
 }
 
 // expect fails where m does not carry text.

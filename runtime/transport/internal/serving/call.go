@@ -6,9 +6,9 @@ import (
 	"sync/atomic"
 
 	"github.com/protomicro/micro/runtime/internal/callctx"
+	"github.com/protomicro/micro/runtime/internal/workers"
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
-	"github.com/protomicro/micro/runtime/transport/internal/workers"
 )
 
 // A call is one request on its way through a listener. It is the handler's

@@ -12,9 +12,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/protomicro/micro/runtime/internal/workers"
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
-	"github.com/protomicro/micro/runtime/transport/internal/workers"
 )
 
 // An Answerer sends answers for a transport. K is what the transport calls the

@@ -4,8 +4,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/protomicro/micro/runtime/internal/workers"
 	"github.com/protomicro/micro/runtime/status"
-	"github.com/protomicro/micro/runtime/transport/internal/workers"
 )
 
 // waits is the clock that bounds how long calls wait. It runs while there are some:

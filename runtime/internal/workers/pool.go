@@ -19,7 +19,7 @@ var (
 const maxIdle = 64
 
 // Work is a task for a [Pool]. A type becomes Work with a Run method and an
-// embedded [Task]; it may be submitted once.
+// embedded [Task]; it may be submitted again once it runs.
 type Work interface {
 	Run()
 	queueable
@@ -145,6 +145,13 @@ func (p *Pool) RemoveOldest(when func(Work) bool) Work {
 	p.note(p.most())
 	p.checkDone()
 	return w
+}
+
+// Queued is the number of tasks that wait.
+func (p *Pool) Queued() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.queued
 }
 
 // Close makes Submit fail from here on. What was submitted still runs.

@@ -9,7 +9,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/protomicro/micro/runtime/transport/internal/workers"
+	"github.com/protomicro/micro/runtime/internal/workers"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

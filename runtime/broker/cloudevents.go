@@ -1,0 +1,295 @@
+package broker
+
+import (
+	"iter"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/protomicro/micro/runtime/metadata"
+	"github.com/protomicro/micro/runtime/status"
+)
+
+// The headers of CloudEvents 1.0 in binary content mode. The names are those of the
+// NATS binding, in which datacontenttype is an attribute like the others.
+const (
+	attributePrefix   = "ce-"
+	headerSpecVersion = attributePrefix + "specversion"
+	headerID          = attributePrefix + "id"
+	headerSource      = attributePrefix + "source"
+	headerType        = attributePrefix + "type"
+	headerTime        = attributePrefix + "time"
+	headerDataType    = attributePrefix + "datacontenttype"
+	headerContentType = "content-type"
+	headerKey         = attributePrefix + "partitionkey" // the partitioning extension
+
+	// Extensions of dead letters.
+	headerDeadTopic    = attributePrefix + "deadtopic"
+	headerDeadGroup    = attributePrefix + "deadgroup"
+	headerDeadReason   = attributePrefix + "deadreason"
+	headerDeadAttempts = attributePrefix + "deadattempts"
+	headerDeadTime     = attributePrefix + "deadtime"
+)
+
+const specVersion = "1.0"
+
+// Headers are the attributes and the metadata of m as headers, by the rules of
+// CloudEvents 1.0 for binary content mode: names in lower case, attributes with the
+// prefix "ce-", their values percent-encoded. It is for implementations of [Broker]
+// whose messages have headers.
+func (m *Message) Headers() iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		attribute := func(name, value string) bool { return value == "" || yield(name, encodeValue(value)) }
+		ok := yield(headerSpecVersion, specVersion) &&
+			attribute(headerID, m.ID) &&
+			attribute(headerSource, m.Source) &&
+			attribute(headerType, m.Type) &&
+			(m.Time.IsZero() || yield(headerTime, formatTime(m.Time))) &&
+			attribute(headerDataType, m.ContentType) &&
+			attribute(headerKey, m.Key)
+		if d := m.DeadLetter; ok && d != nil {
+			ok = attribute(headerDeadTopic, d.Topic) &&
+				attribute(headerDeadGroup, d.Group) &&
+				attribute(headerDeadReason, d.Reason) &&
+				yield(headerDeadAttempts, strconv.Itoa(d.Attempts)) &&
+				yield(headerDeadTime, formatTime(d.Time))
+		}
+		if !ok {
+			return
+		}
+		for key, value := range m.Metadata.All() {
+			if !yield(key, encodeMetadata(key, value)) {
+				return
+			}
+		}
+	}
+}
+
+// SetHeader takes what a header says of m, which is empty before the first one. Names
+// are matched without regard to case. Headers that are no attribute become
+// metadata, apart from the broker's own and those that metadata cannot have. The
+// error, an InvalidArgument, means that the message is no event of CloudEvents 1.0.
+func (m *Message) SetHeader(name, value string) error {
+	name = lower(name)
+	if !strings.HasPrefix(name, attributePrefix) {
+		switch {
+		case name == headerContentType:
+			if strings.HasPrefix(value, "application/cloudevents") {
+				return status.Errorf(status.InvalidArgument,
+					"the content type %.80q is an event in structured mode (only binary mode is read)", value)
+			}
+			if m.ContentType == "" {
+				m.ContentType = value
+			}
+		case !reservedHeader(name):
+			m.addMetadata(name, value)
+		}
+		return nil
+	}
+	text := decodeValue(value)
+	var err error
+	switch name {
+	case headerSpecVersion:
+		if value != specVersion {
+			err = status.Errorf(status.InvalidArgument, "the CloudEvents version %.80q is not %s", value, specVersion)
+		}
+	case headerID:
+		m.ID = text
+	case headerSource:
+		m.Source = text
+	case headerType:
+		m.Type = text
+	case headerTime:
+		m.Time, err = parseTime(name, text)
+	case headerDataType:
+		m.ContentType = text
+	case headerKey:
+		m.Key = text
+	case headerDeadTopic:
+		m.deadLetter().Topic = text
+	case headerDeadGroup:
+		m.deadLetter().Group = text
+	case headerDeadReason:
+		m.deadLetter().Reason = text
+	case headerDeadAttempts:
+		if m.deadLetter().Attempts, err = strconv.Atoi(text); err != nil {
+			err = status.Errorf(status.InvalidArgument, "the header %s is %.80q, which is no number", name, text)
+		}
+	case headerDeadTime:
+		m.deadLetter().Time, err = parseTime(name, text)
+	default: // an extension that others use
+		m.addMetadata(name, value)
+	}
+	return err
+}
+
+func (m *Message) deadLetter() *DeadLetter {
+	if m.DeadLetter == nil {
+		m.DeadLetter = new(DeadLetter)
+	}
+	return m.DeadLetter
+}
+
+// addMetadata keeps what passes on as metadata.
+func (m *Message) addMetadata(key, value string) {
+	if strings.HasSuffix(key, metadata.BinarySuffix) {
+		value = decodeValue(value)
+	}
+	if one := metadata.Pairs(key, value); one.Validate() == nil {
+		m.Metadata.Add(key, value)
+	}
+}
+
+// reservedHeader reports whether metadata must not have this name: it would be read as
+// something else.
+func reservedHeader(name string) bool {
+	switch name {
+	case headerContentType, "status", "description":
+		return true
+	}
+	if extension, ok := strings.CutPrefix(name, attributePrefix); ok {
+		return ownAttribute(extension)
+	}
+	return strings.HasPrefix(name, "nats-") || strings.HasPrefix(name, metadata.ReservedPrefix)
+}
+
+// ownAttribute reports whether an attribute has a field of [Message].
+func ownAttribute(name string) bool {
+	switch attributePrefix + name {
+	case headerSpecVersion, headerID, headerSource, headerType, headerTime, headerDataType, headerKey,
+		headerDeadTopic, headerDeadGroup, headerDeadReason, headerDeadAttempts, headerDeadTime:
+		return true
+	}
+	return false
+}
+
+// formatTime is t as RFC 3339 has it, in UTC.
+func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
+
+func parseTime(name, text string) (time.Time, error) {
+	t, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		return t, status.Errorf(status.InvalidArgument, "the header %s is %.80q, which is no time of RFC 3339", name, text)
+	}
+	return t.UTC(), nil
+}
+
+// encodeValue escapes what a header's value must not have: everything but printable
+// ASCII, and the space, the quote and the percent sign.
+func encodeValue(s string) string {
+	n := 0
+	for i := 0; i < len(s); i++ {
+		if mustEncode(s[i]) {
+			n++
+		}
+	}
+	if n == 0 {
+		return s
+	}
+	out := make([]byte, 0, len(s)+2*n)
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; mustEncode(c) {
+			out = append(out, '%', upperHex[c>>4], upperHex[c&15])
+		} else {
+			out = append(out, c)
+		}
+	}
+	return string(out)
+}
+
+func mustEncode(c byte) bool { return c <= ' ' || c > '~' || c == '"' || c == '%' }
+
+// decodeValue undoes encodeValue. What is not escaped stands for itself, as the
+// specification asks of readers, quotes around a whole value included.
+func decodeValue(s string) string {
+	if len(s) >= 2 && s[0] == '"' && s[len(s)-1] == '"' {
+		s = unquote(s[1 : len(s)-1])
+	}
+	if !strings.Contains(s, "%") {
+		return s
+	}
+	out := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		if s[i] == '%' && i+2 < len(s) {
+			if hi, lo := unhex(s[i+1]), unhex(s[i+2]); hi >= 0 && lo >= 0 {
+				out = append(out, byte(hi<<4|lo))
+				i += 2
+				continue
+			}
+		}
+		out = append(out, s[i])
+	}
+	return string(out)
+}
+
+func unquote(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	var out strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+1 < len(s) {
+			i++
+		}
+		out.WriteByte(s[i])
+	}
+	return out.String()
+}
+
+func unhex(c byte) int {
+	switch {
+	case '0' <= c && c <= '9':
+		return int(c - '0')
+	case 'a' <= c && c <= 'f':
+		return int(c-'a') + 10
+	case 'A' <= c && c <= 'F':
+		return int(c-'A') + 10
+	}
+	return -1
+}
+
+// encodeMetadata is a value of metadata as a header has it: arbitrary bytes and spaces
+// at the ends, which headers lose, are escaped under keys for bytes alone, whose
+// readers expect that; others are printable ASCII already.
+func encodeMetadata(key, value string) string {
+	if strings.HasSuffix(key, metadata.BinarySuffix) {
+		return encodeValue(value)
+	}
+	return value
+}
+
+func lower(s string) string {
+	for i := 0; i < len(s); i++ {
+		if 'A' <= s[i] && s[i] <= 'Z' {
+			return strings.ToLower(s)
+		}
+	}
+	return s
+}
+
+// validText reports whether s may be an attribute: text without control characters.
+func validText(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if s[i] >= utf8.RuneSelf {
+			return validRunes(s)
+		}
+		if s[i] < ' ' || s[i] == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+func validRunes(s string) bool {
+	if !utf8.ValidString(s) {
+		return false
+	}
+	for _, r := range s {
+		if unicode.IsControl(r) {
+			return false
+		}
+	}
+	return true
+}

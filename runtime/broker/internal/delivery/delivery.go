@@ -1,0 +1,61 @@
+// Package delivery runs the handlers of one subscription and decides what becomes of
+// each message. All brokers share it, so that attempts, backoff, dead letters, order and
+// closing mean the same with each. A broker brings the messages and carries out what
+// was decided.
+package delivery
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/protomicro/micro/runtime/broker"
+)
+
+// A Settler carries out what was decided about one delivery. Exactly one of Ack,
+// Retry and Release is called, once, from any goroutine; Extend any number of times
+// before. None may block for long.
+type Settler interface {
+	// Ack settles the message: it was handled, or its dead letter is stored.
+	Ack()
+	// Retry has it delivered again, to whomever, when after is over. It is called
+	// only where [Config.Redelivers].
+	Retry(after time.Duration)
+	// Release gives it back unhandled, for another member at once: the
+	// subscription closes. Where nothing redelivers, the message is gone.
+	Release()
+	// Extend says that a handler is still at work on it.
+	Extend()
+}
+
+// A Delivery is a message as a broker received it.
+type Delivery struct {
+	// Message has its Topic, Attempt and Sequence set.
+	Message *broker.Message
+	// Invalid is why the message is no event, from its headers: it is given up, and
+	// the handler is not called.
+	Invalid error
+	Settler Settler
+}
+
+// Config says what an engine does.
+type Config struct {
+	// Subscribe has its defaults filled in.
+	Subscribe broker.SubscribeConfig
+	Handler   broker.Handler
+	// Redelivers says that Retry works. Otherwise a message that fails is given up.
+	Redelivers bool
+	// LocalRetries has the engine itself wait and try again, in place of calling
+	// Retry. An ordered subscription does so in any case. The message's Attempt
+	// counts on.
+	LocalRetries bool
+	// DeadLetter publishes what was given up, and returns when that is as safe as
+	// the message was.
+	DeadLetter func(ctx context.Context, letter *broker.Message) error
+	// ExtendEvery is how often Extend is called for each message that is not settled,
+	// also while it waits for a worker, for its key or for a local retry; 0 for never.
+	ExtendEvery time.Duration
+	// Logger gets what no caller is told: panics with their stacks, messages given up,
+	// dead letters that could not be published.
+	Logger *slog.Logger
+}

@@ -1,0 +1,117 @@
+package delivery
+
+// An order has the messages of each key handled one after the other, and tells those
+// that are delivered once more. It is under its engine's lock.
+type order struct {
+	keys map[string]*lane
+	held map[uint64]*item // by sequence
+	past sequences
+}
+
+// A lane is the messages of one key. The first one is on its way; the others wait.
+type lane struct{ first, last *item }
+
+// How many messages that were handled are known, if they are delivered again because
+// their acknowledgement was lost: so many for each that may be in flight, up to a bound.
+const (
+	pastPerInFlight = 16
+	maxPast         = 1 << 16
+)
+
+func newOrder(maxInFlight int) *order {
+	limit := max(maxInFlight, min(pastPerInFlight*maxInFlight, maxPast))
+	return &order{
+		keys: make(map[string]*lane),
+		held: make(map[uint64]*item),
+		past: sequences{known: make(map[uint64]struct{}), limit: limit},
+	}
+}
+
+// again reports whether d was delivered before, and what to do with its settler.
+func (o *order) again(d Delivery) (outcome, bool) {
+	n := d.Message.Sequence
+	if n == 0 {
+		return none, false
+	}
+	if it := o.held[n]; it != nil {
+		return it.supersede(d.Settler), true
+	}
+	if o.past.has(n) {
+		return ack, true
+	}
+	return none, false
+}
+
+// push reports whether the item is the first of its key.
+func (o *order) push(it *item) bool {
+	if n := it.original.Sequence; n > 0 {
+		o.held[n] = it
+	}
+	l := o.keys[it.original.Key]
+	if l == nil {
+		o.keys[it.original.Key] = &lane{it, it}
+		return true
+	}
+	l.last.behind = it
+	l.last = it
+	return false
+}
+
+// first reports whether the item is the first of its key.
+func (o *order) first(it *item) bool {
+	l := o.keys[it.original.Key]
+	return l != nil && l.first == it
+}
+
+// pop takes out an item that is settled, and returns the one behind it if that is the
+// first of its key now.
+func (o *order) pop(it *item) *item {
+	if n := it.original.Sequence; n > 0 {
+		delete(o.held, n)
+		if it.settled == ack {
+			o.past.add(n)
+		}
+	}
+	key := it.original.Key
+	l := o.keys[key]
+	next := it.behind
+	it.behind = nil
+	if l.first == it {
+		if l.first = next; next == nil {
+			delete(o.keys, key)
+		}
+		return next
+	}
+	before := l.first // close to the end of an engine, where all are taken out
+	for before.behind != it {
+		before = before.behind
+	}
+	if before.behind = next; next == nil {
+		l.last = before
+	}
+	return nil
+}
+
+// Sequences are a number of the last ones that were added.
+type sequences struct {
+	known map[uint64]struct{}
+	ring  []uint64
+	next  int
+	limit int
+}
+
+func (s *sequences) has(n uint64) bool {
+	_, ok := s.known[n]
+	return ok
+}
+
+func (s *sequences) add(n uint64) {
+	if len(s.ring) < s.limit {
+		s.ring = append(s.ring, n)
+	} else {
+		delete(s.known, s.ring[s.next])
+		s.ring[s.next] = n
+		s.next = (s.next + 1) % s.limit
+	}
+	s.known[n] = struct{}{}
+}

@@ -1,0 +1,66 @@
+package broker
+
+import (
+	"strings"
+	"time"
+
+	"github.com/protomicro/micro/runtime/status"
+)
+
+// maxAttribute bounds each attribute of a message, in bytes.
+const maxAttribute = 1024
+
+// Complete fills in the attributes of m that are empty and have a default, and checks
+// all that is sent. It is for implementations of [Broker], which call it first; its
+// error has the code InvalidArgument, or ResourceExhausted for metadata that is too
+// large, and names the topic.
+func (m *Message) Complete() error {
+	if err := checkTopic(m.Topic, false); err != nil {
+		return err
+	}
+	if m.DeadLetter == nil && strings.HasPrefix(m.Topic, DeadLetterPrefix) {
+		return m.invalid("topics that begin with %q are for dead letters", DeadLetterPrefix)
+	}
+	if m.ID == "" {
+		m.ID = newID()
+	}
+	if m.Source == "" {
+		m.Source = DefaultSource
+	}
+	if m.Time.IsZero() {
+		m.Time = time.Now()
+	}
+	if m.ContentType == "" {
+		m.ContentType = ContentTypeProto
+	}
+	for _, a := range []struct{ name, value string }{
+		{"ID", m.ID}, {"Source", m.Source}, {"Type", m.Type}, {"Key", m.Key}, {"ContentType", m.ContentType},
+	} {
+		switch {
+		case len(a.value) > maxAttribute:
+			return m.invalid("%s has %d bytes (at most %d)", a.name, len(a.value), maxAttribute)
+		case !validText(a.value):
+			return m.invalid("%s is not text without control characters", a.name)
+		}
+	}
+	if m.Type == "" {
+		return m.invalid("Type is empty (the full name of the event's message)")
+	}
+	if y := m.Time.Year(); y < 1 || y > 9999 {
+		return m.invalid("Time is in the year %d", y)
+	}
+	if err := m.Metadata.Validate(); err != nil {
+		e := status.From(err)
+		return status.Errorf(e.Code(), "event for %s: %s", m.Topic, e.Message())
+	}
+	for key := range m.Metadata.All() {
+		if reservedHeader(key) {
+			return m.invalid("metadata key %q is reserved for the event's attributes or for the broker", key)
+		}
+	}
+	return nil
+}
+
+func (m *Message) invalid(format string, args ...any) error {
+	return status.Errorf(status.InvalidArgument, "event for "+m.Topic+": "+format, args...)
+}
