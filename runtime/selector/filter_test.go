@@ -60,8 +60,8 @@ func wantNone(t *testing.T, err error, text string) {
 
 func TestFilteredAllowsNone(t *testing.T) {
 	policy := Filtered(RoundRobin(), Version("9"))
-	in, done, err := policy.Build(nil, named("a", "b")).Pick(t.Context(), Info{})
-	if in != nil || done != nil {
+	in, attempt, err := policy.Build(nil, named("a", "b")).Pick(t.Context(), Info{})
+	if in != nil || attempt != (Attempt{}) {
 		t.Errorf("picked %v with an error", in)
 	}
 	wantNone(t, err, "unavailable: the policy's filter allows none of 2 instances")
@@ -102,14 +102,14 @@ func TestFilteredCarriesStateOver(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			policy := wrap(leastConnectionsPolicy{seeded(1)})
 			p := policy.Build(nil, named("a", "b", "x"))
-			_, done := hold(t, p, Info{Filter: only("a")})
+			_, attempt := hold(t, p, Info{Filter: only("a")})
 			p = policy.Build(p, named("x"))
 			if _, _, err := p.Pick(t.Context(), Info{}); !errors.Is(err, ErrNoInstances) {
 				t.Fatalf("Pick with x alone: %v", err)
 			}
 			p = policy.Build(p, named("a", "b", "x"))
 			wantLoads(t, p, map[string]int{"a": 1, "b": 0})
-			done(Result{})
+			attempt.Done(Result{})
 			wantLoads(t, p, map[string]int{"a": 0, "b": 0})
 		})
 	}

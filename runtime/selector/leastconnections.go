@@ -3,84 +3,92 @@ package selector
 import (
 	"context"
 	"math/rand/v2"
-	"sync"
 	"sync/atomic"
 
 	"github.com/protomicro/micro/runtime/registry"
 )
 
 // LeastConnections chooses the instance with the fewest attempts under way from
-// this client, and any of several equal ones with the same chance. It suits
-// instances or calls of unequal speed. An attempt is under way from Pick until its
-// done is called; a change of the instances does not forget it.
+// this client, and any of several equal ones with the same chance. Among more than
+// 32 instances it is the least busy of four that are drawn at random, which costs the
+// same for any number. It suits calls of unequal size. An attempt is under way from
+// Pick until its done is called; a change of the instances does not forget it.
 //
-// Pick reads the counts of all instances unless it soon meets an idle one: a few
-// microseconds for a thousand. Picks that happen at the same time may read the same
-// counts and choose the same instance.
+// Picks that happen at the same time may read the same counts and choose the same
+// instance. Where a call's filter or the instances it tried rule out most of them,
+// Pick looks at each once.
 func LeastConnections() Policy { return leastConnectionsPolicy{rand.IntN} }
+
+// exactLeast is up to how many instances all counts are read.
+const exactLeast = 32
 
 type leastConnectionsPolicy struct{ draw intN }
 
 func (p leastConnectionsPolicy) Build(prev Picker, instances []registry.Instance) Picker {
-	next := &leastConnectionsPicker{
-		instances: instances,
-		draw:      p.draw,
-		counts:    make([]*atomic.Int64, len(instances)),
-		byID:      make(map[string]*atomic.Int64, len(instances)),
-	}
+	next := &leastConnectionsPicker{members: newMembers(instances, byState), draw: p.draw}
 	last, _ := prev.(*leastConnectionsPicker)
 	if last == nil {
 		last = &leastConnectionsPicker{}
 	}
-	for i := range instances {
-		id := instances[i].ID
-		count := last.byID[id]
-		if count == nil {
-			count = new(atomic.Int64)
-		}
-		next.counts[i], next.byID[id] = count, count
-	}
-	// An instance that is gone may only have been lost sight of: while attempts to
-	// it are under way they are to count when it is back.
-	for id, count := range last.byID {
-		if next.byID[id] == nil && count.Load() > 0 {
-			next.byID[id] = count
-		}
-	}
+	next.counts, next.byID = carry(last.byID, next.list,
+		func(c *count) bool { return c.Load() > 0 }, func() *count { return new(count) })
 	return next
 }
 
 // The counts are shared by all pickers that have the instance, so that an attempt
 // chosen by an old one is still taken off.
 type leastConnectionsPicker struct {
-	instances []registry.Instance
-	draw      intN
-	counts    []*atomic.Int64 // attempts under way, for each of instances
-	byID      map[string]*atomic.Int64
+	members
+	draw   intN
+	counts []*count // of each of list
+	byID   map[string]*count
 }
 
-func (p *leastConnectionsPicker) Pick(_ context.Context, call Info) (*registry.Instance, func(Result), error) {
-	i := least(p.instances, &call, p.draw, func(i int) int64 { return p.counts[i].Load() })
-	if i < 0 {
-		return nil, nil, none(len(p.instances))
+// A count is the number of attempts under way.
+type count struct {
+	atomic.Int64
+	_ [56]byte // its own cache line
+}
+
+func (c *count) ended(*record, float64) { c.Add(-1) }
+
+func (p *leastConnectionsPicker) Pick(ctx context.Context, call Info) (*registry.Instance, Attempt, error) {
+	return pickThrough(ctx, p, call, len(p.list))
+}
+
+func (p *leastConnectionsPicker) choose(_ context.Context, call Info, rec *record) (*registry.Instance, error) {
+	i := -1
+	if p.active > exactLeast {
+		i = p.leastOfSome(&call)
 	}
-	return &p.instances[i], underWay(p.counts[i]), nil
+	if i < 0 {
+		i = p.scan(&call, p.draw, func(i int) float64 { return float64(p.counts[i].Load()) })
+	}
+	if i < 0 {
+		return nil, nil
+	}
+	p.counts[i].Add(1)
+	rec.tell(p.counts[i], 0)
+	return &p.list[i], nil
 }
 
-// marks are used again, so that one attempt costs one allocation: its done.
-var marks = sync.Pool{New: func() any { return new(atomic.Uint64) }}
-
-// underWay adds an attempt to count and returns what takes it off again, once: the
-// attempt's mark is moved on by the first call of done, so that a second one does
-// nothing, even when the mark has become another attempt's.
-func underWay(count *atomic.Int64) (done func(Result)) {
-	count.Add(1)
-	mark := marks.Get().(*atomic.Uint64)
-	mine := mark.Load()
-	return func(Result) {
-		if mark.CompareAndSwap(mine, mine+1) {
-			count.Add(-1)
-			marks.Put(mark)
+// leastOfSome is the least busy of a few that are drawn. It is -1 where the call may
+// go to none of them.
+func (p *leastConnectionsPicker) leastOfSome(call *Info) int {
+	best, seen := -1, 0
+	var least int64
+	for range probes {
+		i := p.draw(p.active)
+		if !p.suits(i, call) {
+			continue
+		}
+		n := p.counts[i].Load()
+		if best < 0 || n < least {
+			best, least = i, n
+		}
+		if seen++; seen == choices || least == 0 {
+			break
 		}
 	}
+	return best
 }

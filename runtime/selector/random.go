@@ -15,18 +15,26 @@ func Random() Policy { return randomPolicy{rand.IntN} }
 type randomPolicy struct{ draw intN }
 
 func (p randomPolicy) Build(_ Picker, instances []registry.Instance) Picker {
-	return &randomPicker{instances: instances, draw: p.draw}
+	return &randomPicker{members: newMembers(instances, byState), draw: p.draw}
 }
 
 type randomPicker struct {
-	instances []registry.Instance
-	draw      intN
+	members
+	draw intN
 }
 
-func (p *randomPicker) Pick(_ context.Context, call Info) (*registry.Instance, func(Result), error) {
-	i := least(p.instances, &call, p.draw, func(int) int64 { return 0 })
-	if i < 0 {
-		return nil, nil, none(len(p.instances))
+func (p *randomPicker) Pick(ctx context.Context, call Info) (*registry.Instance, Attempt, error) {
+	in, _ := p.choose(ctx, call, nil)
+	if in == nil {
+		return nil, Attempt{}, none(len(p.list))
 	}
-	return &p.instances[i], ignore, nil
+	return in, Attempt{}, nil
+}
+
+func (p *randomPicker) choose(_ context.Context, call Info, _ *record) (*registry.Instance, error) {
+	i := p.random(&call, p.draw)
+	if i < 0 {
+		return nil, nil
+	}
+	return &p.list[i], nil
 }

@@ -13,6 +13,12 @@ type refusedPicker struct {
 	err error
 }
 
-func (p *refusedPicker) Pick(context.Context, Info) (*registry.Instance, func(Result), error) {
-	return nil, nil, p.err
+func (p *refusedPicker) Pick(context.Context, Info) (*registry.Instance, Attempt, error) {
+	return nil, Attempt{}, p.err
 }
+
+func (p *refusedPicker) choose(context.Context, Info, *record) (*registry.Instance, error) {
+	return nil, p.err
+}
+
+func (p *refusedPicker) usable() (now, known int) { return 0, 0 }

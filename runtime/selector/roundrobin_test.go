@@ -4,6 +4,8 @@ import (
 	"slices"
 	"sync"
 	"testing"
+
+	"github.com/protomicro/micro/runtime/registry"
 )
 
 // startAt draws n each time, so that the first turn is the n-th instance's.
@@ -136,6 +138,22 @@ func TestRoundRobinWithFilter(t *testing.T) {
 	}
 	if got := picks(t, p, call, 2); got[first] != 0 || len(got) != 2 {
 		t.Errorf("picked %v; want the two that are left of the round, not %s", got, first)
+	}
+}
+
+// Among many instances, calls with a filter are spread far more evenly than by chance,
+// although not all instances are looked at.
+func TestRoundRobinWithFilterAmongMany(t *testing.T) {
+	p := roundRobinPolicy{seeded(1)}.Build(nil, numbered(100))
+	odd := func(in *registry.Instance) bool { return in.ID[3]%2 == 1 }
+	got := picks(t, p, Info{Filter: odd}, 5000)
+	for id, n := range got { // at random, some had less than 80 or more than 120
+		if n < 90 || n > 110 {
+			t.Errorf("%s was picked %d times of 5000; want about 100", id, n)
+		}
+	}
+	if len(got) != 50 {
+		t.Errorf("%d instances were picked; want 50", len(got))
 	}
 }
 

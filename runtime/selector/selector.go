@@ -2,11 +2,18 @@
 //
 // A [Policy] turns the instances of a service into a [Picker] each time they
 // change; the picker then serves calls without locks on the instances' list.
+//
+// There are policies that choose ([PeakEWMA], [LeastConnections], [RoundRobin],
+// [Random], [WeightedRoundRobin], [WeightedRandom], [ConsistentHash]) and policies
+// around another one, which say among what it chooses ([OutlierEjection],
+// [Locality], [Subset], [SlowStart], [Filtered]). The guide is docs/selection.md.
 package selector
 
 import (
 	"context"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/protomicro/micro/runtime/registry"
 	"github.com/protomicro/micro/runtime/rpc"
@@ -26,11 +33,10 @@ type Policy interface {
 // A Picker chooses among a fixed list of instances. It is safe for concurrent use,
 // and Pick never blocks.
 type Picker interface {
-	// Pick chooses an instance for one attempt of a call. The caller calls done
-	// exactly once with the attempt's outcome. The instance is shared: do not
-	// change it. The error is [ErrNoInstances] where there is nothing to choose
-	// from.
-	Pick(ctx context.Context, call Info) (in *registry.Instance, done func(Result), err error)
+	// Pick chooses an instance for one attempt of a call. The caller ends the
+	// attempt with its outcome, by Done. The instance is shared: do not change it.
+	// The error is [ErrNoInstances] where there is nothing to choose from.
+	Pick(ctx context.Context, call Info) (*registry.Instance, Attempt, error)
 }
 
 // Info is what a policy may know of a call.
@@ -42,6 +48,12 @@ type Info struct {
 	// Filter narrows the choice for this call; nil allows every instance. Unlike
 	// Tried it is binding: where it allows none, there is nothing to choose from.
 	Filter Filter
+	// Key is what the call is about: under [ConsistentHash], calls with the same
+	// key go to the same instance. It does not cross the wire.
+	Key string
+	// Request is what is to be sent, nil where that is not known yet. Policies may
+	// read it until Pick returns and do not change it.
+	Request proto.Message
 }
 
 // A Filter says whether a call may go to an instance. It is safe for concurrent
@@ -52,8 +64,11 @@ type Filter func(in *registry.Instance) bool
 type Result struct {
 	// Err is what the attempt came to; nil is success.
 	Err error
-	// Elapsed is the time from choosing to the outcome.
+	// Elapsed is the time from choosing to the outcome; for a stream, to its end.
 	Elapsed time.Duration
+	// NotStarted says that it is certain that the attempt reached no handler, as
+	// transport.ErrNotStarted does.
+	NotStarted bool
 }
 
 // ErrNoInstances is the error of a picker without instances. Where there are some and
