@@ -15,6 +15,7 @@ import (
 	"github.com/protomicro/micro/runtime/client"
 	"github.com/protomicro/micro/runtime/codec/jsonrpc"
 	"github.com/protomicro/micro/runtime/registry/etcd"
+	"github.com/protomicro/micro/runtime/selector"
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport/nats"
 
@@ -42,7 +43,11 @@ func connect(ctx context.Context, where deployment) (*caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := client.New(client.Config{Transport: transport, Registry: registry})
+	c, err := client.New(client.Config{
+		Transport: transport,
+		Registry:  registry,
+		Policy:    selector.RoundRobin(), // to show that all answer; the default prefers those that answer soonest
+	})
 	if err != nil {
 		return nil, err
 	}

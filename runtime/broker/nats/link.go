@@ -111,6 +111,14 @@ func (l *link) noteServer() {
 // where names the server for an error text.
 func (l *link) where() string { return *l.server.Load() }
 
+// Healthy implements [broker.HealthChecker].
+func (l *link) Healthy() error {
+	if l.connected.Load() {
+		return nil
+	}
+	return l.unconnected("nats")
+}
+
 // unconnected is the error of what cannot be done for want of a connection.
 func (l *link) unconnected(what string) *status.Error {
 	if l.closed.Load() {
