@@ -21,10 +21,18 @@ var cancelCases = []testCase{
 	{"context ends with the handler", testContextEnds},
 }
 
+// ways are how a listener is addressed.
+func (n Network) ways() []string {
+	if n.NoNames {
+		return []string{"instance"}
+	}
+	return []string{"instance", "service"}
+}
+
 // bothWays runs f with a connection to an instance and with one to a service, where
 // two listen.
 func bothWays(t *testing.T, n Network, f func(t *testing.T, c transport.Conn, g *gate)) {
-	for _, way := range []string{"instance", "service"} {
+	for _, way := range n.ways() {
 		t.Run(way, func(t *testing.T) {
 			g := newGate()
 			l := listen(t, n.Connect(t), transport.ListenConfig{Instance: "one", Services: []string{"test.S"}, Handler: g})
@@ -160,7 +168,7 @@ func testCancelQueued(t *testing.T, n Network) {
 // testCancelShutdown has a listener that takes no more requests hear of a caller
 // that gives up.
 func testCancelShutdown(t *testing.T, n Network) {
-	for _, way := range []string{"instance", "service"} {
+	for _, way := range n.ways() {
 		t.Run(way, func(t *testing.T) {
 			g := newGate()
 			l := listen(t, n.Connect(t), transport.ListenConfig{Instance: "one", Services: []string{"test.S"}, Handler: g})

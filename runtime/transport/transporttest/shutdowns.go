@@ -78,7 +78,14 @@ func testShutdownLoad(t *testing.T, n Network) {
 		return transport.ListenConfig{Instance: fmt.Sprintf("i%d", round), Services: []string{"test.S"}, Handler: h}
 	}
 	current := listen(t, server, cfg(0))
-	byService := dial(t, client, transport.ServiceAddress("test.S"))
+	var newest atomic.Pointer[transport.Conn] // the service, or its newest instance
+	address := func() transport.Address {
+		if n.NoNames {
+			return current.Address()
+		}
+		return transport.ServiceAddress("test.S")
+	}
+	newest.Store(new(dial(t, client, address())))
 	byInstance := dial(t, client, current.Address()) // soon nobody's
 
 	stop := make(chan struct{})
@@ -86,11 +93,11 @@ func testShutdownLoad(t *testing.T, n Network) {
 	var wg sync.WaitGroup
 	for caller := range callers {
 		wg.Go(func() {
-			c := byService
-			if caller%4 == 0 {
-				c = byInstance
-			}
 			for i := 0; ; i++ {
+				c := *newest.Load()
+				if caller%4 == 0 {
+					c = byInstance
+				}
 				select {
 				case <-stop:
 					return
@@ -114,10 +121,14 @@ func testShutdownLoad(t *testing.T, n Network) {
 		enough := answered.Load() + 200
 		eventually(t, "calls to be answered", func() bool { return t.Failed() || answered.Load() >= enough })
 		next := listen(t, server, cfg(round))
-		if err := current.Shutdown(within(t)); err != nil {
+		last := current
+		current = next
+		if n.NoNames {
+			newest.Store(new(dial(t, client, address())))
+		}
+		if err := last.Shutdown(within(t)); err != nil {
 			t.Errorf("shutdown %d: %v", round, err)
 		}
-		current = next
 	}
 	close(stop)
 	wg.Wait()

@@ -25,6 +25,9 @@ type Network struct {
 	MaxMessage int
 	// Streams is how many streams the case of many has; 0 means 10,000.
 	Streams int
+	// NoNames says that the transport has no naming of its own: it refuses the address
+	// of a service.
+	NoNames bool
 	// Vanish takes what Connect made off the network without a word to its peers or
 	// to itself, as a cut cable does; nil where that cannot be.
 	Vanish func(t testing.TB, tr transport.Transport)

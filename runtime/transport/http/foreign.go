@@ -1,0 +1,156 @@
+package http
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	nethttp "net/http"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/protomicro/micro/runtime/codec"
+	"github.com/protomicro/micro/runtime/metadata"
+	"github.com/protomicro/micro/runtime/status"
+	"github.com/protomicro/micro/runtime/transport"
+)
+
+// A foreignConn calls a server by the protocol of others.
+type foreignConn struct {
+	peer
+	options []connect.ClientOption
+	clients sync.Map // of *connect.Client[message, message], by clientKey
+}
+
+type clientKey struct {
+	procedure string
+	encoding  *encoding
+}
+
+// clientOptions are those of every client of the transport.
+func (t *Transport) clientOptions() []connect.ClientOption {
+	options := []connect.ClientOption{
+		connect.WithReadMaxBytes(t.cfg.MaxMessage),
+		connect.WithSendMaxBytes(t.cfg.MaxMessage),
+		connect.WithCompressMinBytes(compressFrom),
+	}
+	switch t.cfg.Protocol {
+	case GRPC:
+		options = append(options, connect.WithGRPC())
+	case GRPCWeb:
+		options = append(options, connect.WithGRPCWeb())
+	case Native, Connect:
+	}
+	if t.cfg.Gzip {
+		options = append(options, connect.WithSendGzip())
+	}
+	return options
+}
+
+// client is the one for a procedure. There are as many as a program calls.
+func (c *foreignConn) client(procedure string, enc *encoding) *connect.Client[message, message] {
+	key := clientKey{procedure, enc}
+	if cl, ok := c.clients.Load(key); ok {
+		return cl.(*connect.Client[message, message])
+	}
+	options := append([]connect.ClientOption{connect.WithCodec(passThrough{enc.name, enc})}, c.options...)
+	cl, _ := c.clients.LoadOrStore(key, connect.NewClient[message, message](doer{c.transport.client}, c.base+"/"+procedure, options...))
+	return cl.(*connect.Client[message, message])
+}
+
+// A doer has connect's library make requests without what http.Client adds to them.
+type doer struct{ transport *nethttp.Transport }
+
+func (d doer) Do(r *nethttp.Request) (*nethttp.Response, error) {
+	res, err := d.transport.RoundTrip(r)
+	if a, ok := r.Context().Value(attemptKey{}).(*attempt); ok && err != nil && a.onFailed != nil {
+		a.onFailed(err)
+	}
+	return res, err
+}
+
+// parse reads the frame of a request.
+func (c *foreignConn) parse(m transport.Message, req *codec.Request) (*encoding, error) {
+	enc := encodingOf(m)
+	if enc == nil {
+		return nil, status.Errorf(status.Unimplemented, "%v carries protobuf and JSON and not %.80q (use the codec proto-rpc or json-rpc)",
+			c.transport.cfg.Protocol, m.Header.Get(transport.HeaderContentType)).WithCause(transport.ErrNotStarted)
+	}
+	if err := enc.ParseRequest(m.Body, req); err != nil {
+		return nil, status.Errorf(status.InvalidArgument, "%v carries requests only: %s",
+			c.transport.cfg.Protocol, status.From(err).Message()).WithCause(transport.ErrNotStarted)
+	}
+	return enc, nil
+}
+
+// timeLimit is ctx with the deadline that the request states.
+func timeLimit(ctx context.Context, req *codec.Request) (context.Context, context.CancelFunc) {
+	if req.Timeout <= 0 {
+		return context.WithCancel(ctx)
+	}
+	deadline := time.Now().Add(req.Timeout)
+	if d, ok := ctx.Deadline(); ok && !d.After(deadline) {
+		return context.WithCancel(ctx)
+	}
+	return context.WithDeadline(ctx, deadline)
+}
+
+func (c *foreignConn) Call(ctx context.Context, m transport.Message) (transport.Message, error) {
+	if err := c.begin(ctx, m); err != nil {
+		return transport.Message{}, err
+	}
+	var req codec.Request
+	enc, err := c.parse(m, &req)
+	if err != nil {
+		return transport.Message{}, err
+	}
+	defer c.transport.leave()
+	ctx, cancel := timeLimit(ctx, &req)
+	defer cancel()
+	var a attempt
+	// The body may still be read when the call has ended, and is the caller's.
+	out := connect.NewRequest(&message{body: bytes.Clone(req.Payload)})
+	toHeader(out.Header(), req.Metadata)
+	answer := codec.Response{Tag: req.Tag}
+	res, err := c.client(req.Procedure, enc).CallUnary(a.follow(ctx), out)
+	if err != nil {
+		return c.failed(ctx, enc, &a, &answer, err)
+	}
+	fromResponse(&answer.Metadata, res.Header())
+	fromResponse(&answer.Metadata, res.Trailer())
+	return c.frame(enc, &answer, res.Msg.body)
+}
+
+// failed is the answer to a call that the server failed, or the error of one that did
+// not get so far.
+func (c *foreignConn) failed(ctx context.Context, enc *encoding, a *attempt, answer *codec.Response, err error) (transport.Message, error) {
+	e := fromConnect(err)
+	if !connect.IsWireError(err) {
+		if cause := ctx.Err(); cause != nil {
+			e = status.Remote(status.CodeOf(cause), "no reply from "+string(c.addr), nil)
+		}
+		if !a.sent.Load() {
+			e = e.WithCause(transport.ErrNotStarted)
+		}
+		return transport.Message{}, e
+	}
+	answer.Err, answer.Metadata = e, metadata.MD{}
+	if ce, ok := errors.AsType[*connect.Error](err); ok {
+		fromResponse(&answer.Metadata, ce.Meta())
+	}
+	return c.frame(enc, answer, nil)
+}
+
+// frame is the message that the caller gets.
+func (c *foreignConn) frame(enc *encoding, res *codec.Response, payload []byte) (transport.Message, error) {
+	b, err := enc.response(res, payload)
+	if err != nil && res.Err != nil { // more details than a frame has
+		res.Err = status.Remote(res.Err.Code(), res.Err.Message(), nil)
+		b, err = enc.response(res, nil)
+	}
+	if err != nil {
+		return transport.Message{}, status.Remote(status.Internal, "the response from "+string(c.addr)+": "+status.From(err).Message(), nil)
+	}
+	return transport.Message{Body: b}, nil
+}

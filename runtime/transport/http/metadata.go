@@ -1,0 +1,107 @@
+package http
+
+import (
+	"maps"
+	nethttp "net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"connectrpc.com/connect"
+
+	"github.com/protomicro/micro/runtime/metadata"
+	"github.com/protomicro/micro/runtime/rpc"
+	"github.com/protomicro/micro/runtime/status"
+)
+
+// headerPreviousAttempts is gRPC's: how often a call was sent before.
+const headerPreviousAttempts = "grpc-previous-rpc-attempts"
+
+// reserved reports whether a key, in lower case, is of HTTP or of a protocol over it.
+// Such headers are not metadata, in either direction.
+func reserved(key string) bool {
+	switch key {
+	case "accept", "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "date",
+		"expect", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade":
+		return true
+	}
+	return strings.HasPrefix(key, "connect-") || strings.HasPrefix(key, "grpc-") || strings.HasPrefix(key, ":")
+}
+
+// fromHeader adds what the header of a request has to md. HTTP keeps the order of one
+// key's values only; keys are in the order of the alphabet.
+func fromHeader(md *metadata.MD, h nethttp.Header) *status.Error {
+	for _, name := range slices.Sorted(maps.Keys(h)) {
+		key := strings.ToLower(name)
+		if key == headerPreviousAttempts {
+			if n, err := strconv.ParseUint(h.Get(name), 10, 30); err == nil && n > 0 {
+				md.Add(rpc.KeyAttempt, strconv.FormatUint(n+1, 10))
+			}
+			continue
+		}
+		if reserved(key) {
+			continue
+		}
+		for _, v := range h[name] {
+			if !addValue(md, key, v) {
+				return status.Errorf(status.InvalidArgument, "the header %.80q is not base64, as its suffix says", key)
+			}
+		}
+	}
+	return nil
+}
+
+// fromResponse adds what the header or trailer of a response has to md. What is not
+// metadata is left out: a response is not worth less for what was put into it on the
+// way.
+func fromResponse(md *metadata.MD, h nethttp.Header) {
+	for _, name := range slices.Sorted(maps.Keys(h)) {
+		key := strings.ToLower(name)
+		if reserved(key) {
+			continue
+		}
+		for _, v := range h[name] {
+			var one metadata.MD
+			if !addValue(&one, key, v) || one.Validate() != nil {
+				continue
+			}
+			for key, value := range one.All() {
+				md.Add(key, value)
+			}
+		}
+	}
+}
+
+// addValue adds a value, or those that a line of a binary key has. It is false where
+// these are not base64.
+func addValue(md *metadata.MD, key, v string) bool {
+	if !strings.HasSuffix(key, metadata.BinarySuffix) {
+		md.Add(key, v)
+		return true
+	}
+	for part := range strings.SplitSeq(v, ",") {
+		b, err := connect.DecodeBinaryHeader(strings.TrimSpace(part))
+		if err != nil {
+			return false
+		}
+		md.Add(key, string(b))
+	}
+	return true
+}
+
+// toHeader puts md into a header of HTTP.
+func toHeader(h nethttp.Header, md metadata.MD) {
+	for key, value := range md.All() {
+		switch {
+		case key == rpc.KeyAttempt:
+			if n, err := strconv.ParseUint(value, 10, 30); err == nil && n > 1 {
+				h.Set(headerPreviousAttempts, strconv.FormatUint(n-1, 10))
+			}
+		case reserved(key):
+		case strings.HasSuffix(key, metadata.BinarySuffix):
+			h.Add(key, connect.EncodeBinaryHeader([]byte(value)))
+		default:
+			h.Add(key, value)
+		}
+	}
+}

@@ -1,0 +1,210 @@
+package http
+
+import (
+	"errors"
+	"io"
+	nethttp "net/http"
+	"time"
+
+	"github.com/protomicro/micro/runtime/status"
+	"github.com/protomicro/micro/runtime/transport"
+	"github.com/protomicro/micro/runtime/transport/internal/serving"
+	"github.com/protomicro/micro/runtime/transport/internal/stream"
+	"github.com/protomicro/micro/runtime/transport/internal/wire"
+)
+
+// isNative answers a request for a path of the native protocol that is not of it.
+func isNative(w nethttp.ResponseWriter, r *nethttp.Request, contentType string) bool {
+	switch {
+	case r.Method != nethttp.MethodPost:
+		w.Header().Set("Allow", nethttp.MethodPost)
+		w.WriteHeader(nethttp.StatusMethodNotAllowed)
+	case r.Header.Get("Content-Type") != contentType:
+		w.Header().Set("Accept-Post", contentType)
+		w.WriteHeader(nethttp.StatusUnsupportedMediaType)
+	default:
+		return true
+	}
+	return false
+}
+
+// serveCall is for a call of the native protocol.
+func (l *listener) serveCall(w nethttp.ResponseWriter, r *nethttp.Request) {
+	if !isNative(w, r, typeMessage) {
+		return
+	}
+	if refusal := l.enter(); refusal != nil {
+		putRefusal(w, *refusal)
+		return
+	}
+	defer l.leave()
+	rc := nethttp.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(l.transport.cfg.ReadTimeout)) // both kinds of connections can
+	m := transport.Message{Header: takeHeader(r.Header)}
+	if refusal := l.readBody(r, &m); refusal != nil {
+		putRefusal(w, *refusal)
+		return
+	}
+	_ = rc.SetReadDeadline(time.Time{})
+	a, ok := l.call(r.Context(), m)
+	if !ok {
+		return // nobody is there to hear of it
+	}
+	_ = rc.SetWriteDeadline(time.Now().Add(l.transport.cfg.ReadTimeout))
+	if a.refusal != nil {
+		putRefusal(w, *a.refusal)
+		return
+	}
+	w.Header().Set("Content-Type", typeMessage)
+	putHeader(w.Header(), a.message.Header)
+	_, _ = w.Write(a.message.Body) // a client that misses it says so
+}
+
+// readBody reads the body of a call's request.
+func (l *listener) readBody(r *nethttp.Request, m *transport.Message) *serving.Refusal {
+	if err := wire.CheckHeader(m.Header); err != nil {
+		return &serving.Refusal{Code: status.CodeOf(err), Message: status.From(err).Message()}
+	}
+	limit := l.transport.cfg.MaxMessage - wire.HeaderSize(m.Header)
+	var err error
+	m.Body, err = readAll(r.Body, r.ContentLength, limit)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, errTooLarge):
+		return &serving.Refusal{Code: status.ResourceExhausted, Message: "the request is larger than the listener takes"}
+	}
+	return &serving.Refusal{Code: status.Unavailable, Message: "the request did not arrive as a whole"}
+}
+
+var errTooLarge = errors.New("the message is too large")
+
+// readAll reads a body of a length that is known or, with -1, is not.
+func readAll(r io.Reader, length int64, limit int) ([]byte, error) {
+	if length > int64(limit) || limit < 0 {
+		return nil, errTooLarge
+	}
+	if length >= 0 {
+		// Memory is taken for what comes and not for what is announced.
+		const trusted = 64 << 10
+		if length <= trusted {
+			b := make([]byte, length)
+			_, err := io.ReadFull(r, b)
+			return b, err
+		}
+	}
+	b, err := io.ReadAll(io.LimitReader(r, int64(limit)+1))
+	if err == nil && len(b) > limit {
+		err = errTooLarge
+	}
+	return b, err
+}
+
+// serveStream is for a stream of the native protocol: what travels both ways is the
+// frames of package stream, each behind its length.
+func (l *listener) serveStream(w nethttp.ResponseWriter, r *nethttp.Request) {
+	if !isNative(w, r, typeStream) {
+		return
+	}
+	if r.ProtoMajor < 2 {
+		w.WriteHeader(nethttp.StatusHTTPVersionNotSupported)
+		return
+	}
+	if refusal := l.enter(); refusal != nil {
+		putRefusal(w, *refusal)
+		return
+	}
+	rc := nethttp.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(l.transport.cfg.ReadTimeout)) // HTTP/2 can
+	m := transport.Message{Header: takeHeader(r.Header)}
+	in := newFrameReader(r.Body)
+	refusal := l.readOpening(in, &m)
+	l.leave() // from here on, it counts as a stream
+	if refusal != nil {
+		putRefusal(w, *refusal)
+		return
+	}
+	_ = rc.SetReadDeadline(time.Time{})
+
+	out := &response{outbox: newOutbox(), rc: rc}
+	var server *stream.Server
+	if err := l.streams.Open(out, r.Header.Get(headerOffer), "the client at "+r.RemoteAddr, m,
+		func(s *stream.Server) { server = s }); err != nil {
+		putRefusal(w, serving.Refusal{Code: err.Code(), Message: err.Message()})
+		return
+	}
+	w.Header().Set("Content-Type", typeStream)
+	reader := make(chan struct{})
+	go func() {
+		defer close(reader)
+		server.Fail(lost(deliver(in, server.Deliver)))
+	}()
+	var failed error
+	for { // until the stream has ended
+		b, ok := out.take()
+		if !ok {
+			break
+		}
+		if failed != nil {
+			continue
+		}
+		if _, failed = w.Write(b); failed == nil {
+			failed = rc.Flush()
+		}
+		if failed != nil {
+			server.Fail(lost(failed))
+		}
+	}
+	_ = r.Body.Close() // ends the reader
+	<-reader
+}
+
+// A response is a stream on the listener's side as a link.
+type response struct {
+	*outbox
+	rc *nethttp.ResponseController
+}
+
+// Ended implements stream.Link. A client that takes nothing any more does not hold up
+// the end. The writer does not return before.
+func (o *response) Ended(err *status.Error) {
+	_ = o.rc.SetWriteDeadline(time.Now().Add(flushTimeout)) // HTTP/2 can
+	o.outbox.Ended(err)
+}
+
+// readOpening reads the message that opens a stream.
+func (l *listener) readOpening(in *frameReader, m *transport.Message) *serving.Refusal {
+	if err := wire.CheckHeader(m.Header); err != nil {
+		return &serving.Refusal{Code: status.CodeOf(err), Message: status.From(err).Message()}
+	}
+	var err error
+	m.Body, err = in.next(l.transport.cfg.MaxMessage - wire.HeaderSize(m.Header))
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, errTooLarge):
+		return &serving.Refusal{Code: status.ResourceExhausted, Message: "the request is larger than the listener takes"}
+	}
+	return &serving.Refusal{Code: status.Unavailable, Message: "the request did not arrive as a whole"}
+}
+
+// deliver hands frames over until there are no more, and says how that came: io.EOF is
+// the peer's end of its side.
+func deliver(in *frameReader, to func([]byte)) error {
+	for {
+		frame, err := in.next(maxFrame)
+		if err != nil {
+			return err
+		}
+		to(frame)
+	}
+}
+
+// lost is the end of a stream whose client says nothing any more. It means something
+// only to a stream that has not ended.
+func lost(err error) *status.Error {
+	if errors.Is(err, io.EOF) {
+		return status.New(status.Canceled, "the client gave the stream up")
+	}
+	return status.Errorf(status.Unavailable, "the stream's connection is lost: %v", err)
+}
