@@ -61,8 +61,8 @@ type Config struct {
 	// Broker carries the events. Default: a memory broker of this service's own. It
 	// stays the caller's to close, after Run.
 	Broker broker.Broker
-	// Server and Client are settings of the two. Transport, Registry, ID and Logger
-	// are taken from here where they are not set there.
+	// Server and Client are settings of the two. Transport, Registry, ID, Version and
+	// Logger are taken from here where they are not set there.
 	Server server.Config
 	Client client.Config
 
@@ -164,6 +164,9 @@ func New(cfg Config) (*Service, error) {
 	}
 	if sc.ID == "" {
 		sc.ID = cfg.ID
+	}
+	if sc.Version == "" {
+		sc.Version = cfg.Version
 	}
 	if sc.Logger == nil {
 		sc.Logger = cfg.Logger

@@ -368,7 +368,8 @@ func TestNothingLeft(t *testing.T) {
 		}
 		l := listen(t, a, transport.ListenConfig{Instance: "one", Services: []string{"test.S", "test.T"}, Handler: echo})
 		m := listen(t, b, transport.ListenConfig{Instance: "two", Services: []string{"test.S"}, Handler: echo})
-		eventually(t, "all subscriptions", func() bool { return ns.Subscriptions(t) == before+4+6+4 })
+		// The transports', those for calls and streams, and those of the services API.
+		eventually(t, "all subscriptions", func() bool { return ns.Subscriptions(t) == before+4+6+4+15+9 })
 		wantCalls(t, dial(t, b, transport.ServiceAddress("test.S")), 20)
 		wantCalls(t, dial(t, a, l.Address()), 20)
 		for _, l := range []transport.Listener{l, m} {

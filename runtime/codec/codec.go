@@ -61,6 +61,24 @@ type Request struct {
 	Metadata metadata.MD
 	// Payload is the encoded message, set by ParseRequest.
 	Payload []byte
+	// Notification is whether the sender wants no response, whatever becomes of the
+	// request. ParseRequest sets it, in encodings that have such requests;
+	// AppendRequest ignores it.
+	Notification bool
+}
+
+// A Batcher is a [Codec] with frames that hold several requests, each of which is
+// answered by itself.
+type Batcher interface {
+	Codec
+	// SplitBatch finds the requests of a batch, each a frame of its own that aliases
+	// the batch's. It returns neither requests nor an error for what is not a batch;
+	// ParseRequest has the answer to that. An error refuses a batch as a whole: its code
+	// is InvalidArgument, or ResourceExhausted where there are too many requests.
+	SplitBatch(frame []byte) (requests [][]byte, err error)
+	// AppendBatch appends the frame that holds these responses, of which there is at
+	// least one, behind dst.
+	AppendBatch(dst []byte, responses [][]byte) []byte
 }
 
 // A Response is the envelope of a response.

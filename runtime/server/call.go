@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"strconv"
 
@@ -64,6 +66,8 @@ type method struct {
 	spec  *rpc.Spec
 	serve Handler
 	takes median // of calls that waited for a handler: how long the handler ran
+
+	figures figures
 }
 
 // A request is what a unary call and a stream have in common. It is not pooled: a
@@ -99,11 +103,16 @@ func (r *request) takeAttempt() {
 
 func (r *request) decode(payload []byte, msg proto.Message) error {
 	r.received = true
-	if err := r.codec.Unmarshal(payload, msg); err != nil {
-		return status.Errorf(status.InvalidArgument, "the request of %s is not a %s in %s: %v",
-			r.method.spec.Procedure, msg.ProtoReflect().Descriptor().FullName(), r.codec.Name(), err)
+	err := r.codec.Unmarshal(payload, msg)
+	if err == nil {
+		return nil
 	}
-	return nil
+	text := fmt.Sprintf("the request of %s is not a %s in %s",
+		r.method.spec.Procedure, msg.ProtoReflect().Descriptor().FullName(), r.codec.Name())
+	if why, ok := errors.AsType[*status.Error](err); ok { // others are not meant for callers
+		text += ": " + why.Message()
+	}
+	return status.New(status.InvalidArgument, text)
 }
 
 // receiveOne decodes the one message that came with the request.
@@ -124,6 +133,16 @@ func (r *request) sendOne(msg proto.Message) error {
 	}
 	r.answer = msg
 	return nil
+}
+
+// notEncoded is the error of a response that the codec refuses. Only what the codec
+// says for the purpose is told; the rest is the handler's to read.
+func notEncoded(procedure string, err error) *status.Error {
+	text := "the response of " + procedure + " could not be encoded"
+	if why, ok := errors.AsType[*status.Error](err); ok {
+		text += ": " + why.Message()
+	}
+	return status.New(status.Internal, text).WithCause(err)
 }
 
 func (r *request) check(msg proto.Message) error {
@@ -169,7 +188,7 @@ func (c *streamCall) Send(msg proto.Message) error {
 	defer putBuffer(buf)
 	out, err := c.codec.AppendMessage((*buf)[:0], msg)
 	if err != nil {
-		return status.Errorf(status.Internal, "a response of %s could not be encoded: %v", c.method.spec.Procedure, err)
+		return notEncoded(c.method.spec.Procedure, err)
 	}
 	*buf = out
 	return c.stream.Send(out)

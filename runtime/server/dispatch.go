@@ -40,6 +40,16 @@ func (d *dispatcher) ServeCall(ctx context.Context, req *transport.Request, repl
 		d.reject(reply, err)
 		return
 	}
+	if b, ok := d.codecs[d.contentType(req)].(codec.Batcher); ok {
+		if requests, err := b.SplitBatch(req.Body); requests != nil || err != nil {
+			d.serveBatch(ctx, req, reply, b, requests, err)
+			return
+		}
+	}
+	d.serveUnary(ctx, req, reply, now)
+}
+
+func (d *dispatcher) serveUnary(ctx context.Context, req *transport.Request, reply transport.Replier, now time.Time) {
 	call := &unaryCall{}
 	if d.admit(&call.request, req, reply, true, now) {
 		d.serve(ctx, req, &call.request, call, reply, now)
@@ -54,6 +64,15 @@ func (d *dispatcher) ServeStream(ctx context.Context, req *transport.Request, st
 	if d.admit(&call.request, req, stream, false, now) {
 		d.serve(ctx, req, &call.request, call, stream, now)
 	}
+}
+
+// Spec is the method of a procedure, or nil. It is for transports whose protocol has
+// unary calls and streams apart, as that over HTTP.
+func (d *dispatcher) Spec(procedure string) *rpc.Spec {
+	if m := d.methods[procedure]; m != nil {
+		return m.spec
+	}
+	return nil
 }
 
 // serve runs the handler of an admitted request and sends its outcome.
@@ -74,12 +93,16 @@ func (d *dispatcher) serve(ctx context.Context, req *transport.Request, r *reque
 	if err == nil && kind&rpc.ServerStream == 0 && r.answer == nil {
 		err = status.Errorf(status.Internal, "%s returned neither a response nor an error", r.method.spec.Procedure)
 	}
+	took := time.Since(now)
 	if err == nil {
+		r.method.figures.count(took, nil)
 		d.reply(r, reply, nil)
 		return
 	}
 	if !r.received && errors.Is(err, transport.ErrNotStarted) {
-		d.reject(reply, status.From(err))
+		e := status.From(err)
+		r.method.figures.count(took, e)
+		d.reject(reply, e)
 		return
 	}
 	outcome := status.FromHandler(err)
@@ -87,35 +110,57 @@ func (d *dispatcher) serve(ctx context.Context, req *transport.Request, r *reque
 		// The handler stopped because its time was up, whatever it made of that.
 		outcome = status.FromHandler(ctx.Err())
 	}
+	r.method.figures.count(took, outcome)
 	d.reply(r, reply, outcome)
 }
 
-func contentType(req *transport.Request) string {
-	if ct := req.Header.Get(transport.HeaderContentType); ct != "" {
+// plainJSON is what programs that know no other name for it call JSON-RPC.
+const plainJSON = "application/json"
+
+// contentType names the encoding of a request.
+func (d *dispatcher) contentType(req *transport.Request) string {
+	if len(req.Header) == 0 {
+		return codec.Detect(req.Body)
+	}
+	ct := req.Header.Get(transport.HeaderContentType)
+	if ct == "" {
+		return codec.Detect(req.Body)
+	}
+	if d.codecs[ct] != nil {
 		return ct
 	}
-	return codec.Detect(req.Body)
+	name, _, _ := strings.Cut(ct, ";")
+	name = strings.ToLower(strings.TrimSpace(name))
+	if name == plainJSON && d.codecs[name] == nil {
+		return codec.JSONRPC
+	}
+	return name
 }
 
 // admit prepares r, or answers and reports false.
 func (d *dispatcher) admit(r *request, req *transport.Request, reply transport.Replier, unary bool, now time.Time) bool {
-	ct := contentType(req)
+	ct := d.contentType(req)
 	if r.codec = d.codecs[ct]; r.codec == nil {
 		d.reject(reply, status.Errorf(status.Unimplemented, "content type %.80q is not served here (only %s)",
 			ct, strings.Join(slices.Sorted(maps.Keys(d.codecs)), ", ")))
 		return false
 	}
 	err := d.parse(r, req, now)
+	r.req.Notification = r.req.Notification && unary // a stream is always answered
 	if err == nil && (r.method.spec.Kind == rpc.Unary) != unary {
 		err = status.Errorf(status.Unimplemented, "%s is a %s method and was called as one of another kind",
 			r.method.spec.Procedure, r.method.spec.Kind)
 	}
 	if err != nil {
+		if r.method != nil {
+			r.method.figures.count(0, err)
+		}
 		d.reply(r, reply, err)
 		return false
 	}
 	if t := r.req.Timeout; t > 0 {
 		if err := d.load.late(req, r.method, t-now.Sub(req.Received)); err != nil {
+			r.method.figures.count(0, err)
 			d.reject(reply, err)
 			return false
 		}
@@ -189,6 +234,13 @@ func putBuffer(buf *[]byte) {
 // reply sends the answer of call, or outcome where that is not nil. What cannot be
 // sent, such as a response that is too large, is replaced by an error that can.
 func (d *dispatcher) reply(call *request, reply transport.Replier, outcome *status.Error) {
+	if call.req.Notification {
+		// The transport is owed an answer all the same, and its caller may wait for one.
+		if err := reply.Reply(transport.Message{}); err != nil {
+			d.unsent(call, err)
+		}
+		return
+	}
 	buf := buffers.Get().(*[]byte)
 	defer putBuffer(buf)
 	res := codec.Response{Tag: call.req.Tag, Err: outcome, Metadata: call.exchange.Response}
@@ -209,20 +261,30 @@ func (d *dispatcher) reply(call *request, reply transport.Replier, outcome *stat
 	if res.Err != nil {
 		code, message = res.Err.Code(), "the error's message and details could not be sent: "+message
 	}
+	if res.Err == nil && call.method != nil {
+		call.method.figures.fail(status.New(code, message)) // it was counted as a success
+	}
 	res = codec.Response{Tag: call.req.Tag, Err: status.New(code, message)}
 	if err := d.send(call, reply, buf, &res, nil); err != nil {
-		level := slog.LevelWarn
-		if status.CodeOf(err) == status.Canceled {
-			level = slog.LevelDebug // the caller has gone, which is its right
-		}
-		d.logger.Log(context.Background(), level, "response not sent", "procedure", call.req.Procedure, "error", err)
+		d.unsent(call, err)
 	}
+}
+
+func (d *dispatcher) unsent(call *request, err error) {
+	level := slog.LevelWarn
+	if status.CodeOf(err) == status.Canceled {
+		level = slog.LevelDebug // the caller has gone, which is its right
+	}
+	d.logger.Log(context.Background(), level, "response not sent", "procedure", call.req.Procedure, "error", err)
 }
 
 func (d *dispatcher) send(call *request, reply transport.Replier, buf *[]byte, res *codec.Response, answer proto.Message) error {
 	out, err := call.codec.AppendResponse((*buf)[:0], res, answer)
 	if err != nil {
-		return status.Errorf(status.Internal, "the response could not be encoded: %v", err)
+		if _, ok := errors.AsType[*status.Error](err); !ok {
+			d.logger.Warn("response not encoded", "procedure", call.req.Procedure, "error", err)
+		}
+		return notEncoded(call.req.Procedure, err)
 	}
 	*buf = out
 	m := transport.Message{Body: out}

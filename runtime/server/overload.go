@@ -172,7 +172,7 @@ func (o *overload) refusal(format string, args ...any) *status.Error {
 
 // glance finds the method that a request is for, and its deadline.
 func (d *dispatcher) glance(req *transport.Request) (*method, time.Duration) {
-	c := d.codecs[contentType(req)]
+	c := d.codecs[d.contentType(req)]
 	if c == nil {
 		return nil, 0
 	}

@@ -46,6 +46,9 @@ type Config struct {
 	// ID tells this server from all others: one word of letters, digits, '-' and
 	// '_'. Default: a random one.
 	ID string
+	// Version is the program's. Transports that tell others of the server tell it, too.
+	// Default: none.
+	Version string
 	// Codecs are the encodings it takes; a response has its request's. Default:
 	// proto-rpc and json-rpc.
 	Codecs []codec.Codec
@@ -279,6 +282,8 @@ func (s *Server) Start(ctx context.Context) error {
 	l, err := s.cfg.Transport.Listen(ctx, transport.ListenConfig{
 		Instance:      s.cfg.ID,
 		Services:      s.announced(),
+		Endpoints:     s.endpoints(),
+		Version:       s.cfg.Version,
 		Handler:       d,
 		MaxConcurrent: s.cfg.MaxConcurrent,
 		MaxQueued:     s.cfg.MaxQueued,

@@ -132,6 +132,12 @@ type ListenConfig struct {
 	Instance string
 	// Services are the names under which the listener is one of several equal ones.
 	Services []string
+	// Endpoints are the methods of the Services, for listeners whose network has tools
+	// that ask who is there, and clients that know no more than a method's name. Others
+	// ignore them.
+	Endpoints []Endpoint
+	// Version is the program's, to be told to such tools. It may be anything.
+	Version string
 	// Handler takes the requests. Required.
 	Handler Handler
 	// MaxConcurrent bounds the handlers that run at one time; 0 means
@@ -152,6 +158,27 @@ type ListenConfig struct {
 	// means [DefaultMaxStreams]. One more is refused with ResourceExhausted and
 	// [ErrNotStarted].
 	MaxStreams int
+}
+
+// An Endpoint is one method of a service, as a listener tells others of it.
+type Endpoint struct {
+	// Service is one of the listener's Services, Method the name within it.
+	Service, Method string
+	// Metadata says more about the method. It must not change.
+	Metadata map[string]string
+	// Figures is what has become of the method's calls so far. It may be called at any
+	// time and by several goroutines, and never blocks. Nil for none.
+	Figures func() Figures
+}
+
+// Figures count the calls and streams of a method since the listener began.
+type Figures struct {
+	// Requests is how many have ended, Errors how many of them in an error.
+	Requests, Errors uint64
+	// LastError is the latest of these errors, as its caller got it. Empty for none.
+	LastError string
+	// Time is how long the handlers of all of them ran together.
+	Time time.Duration
 }
 
 // Defaults of a [ListenConfig].

@@ -87,7 +87,7 @@ func TestParseRequestRefuses(t *testing.T) {
 		"x":                                    "not JSON (at byte 1)",
 		"7":                                    "not a JSON object",
 		`"x"`:                                  "not a JSON object",
-		" \t\r\n[]":                            "batches are not served here",
+		" \t\r\n[]":                            "an array and not one request",
 		`{"id":1,"method":"m"} {}`:             "not JSON (at byte 23)",
 		`{}`:                                   `no "id"`,
 		`{"id":1}`:                             `no "method"`,

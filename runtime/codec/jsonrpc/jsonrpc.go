@@ -11,16 +11,19 @@
 // ignore, carries what JSON-RPC has no place for: the timeout, the metadata and, in
 // an answer of 1.0, the error's code and details.
 //
-// A response answers the Dialect of the Tag that its request was parsed with.
-// Batches and notifications are refused.
+// A response answers the Dialect of the Tag that its request was parsed with. The
+// codec is a [codec.Batcher].
 package jsonrpc
 
 import (
+	"strings"
+
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/protomicro/micro/runtime/codec"
+	"github.com/protomicro/micro/runtime/status"
 )
 
 // Versions of JSON-RPC, as the Dialect of a [codec.Tag]. The zero Dialect is
@@ -86,7 +89,18 @@ func (jsonRPC) Unmarshal(payload []byte, msg proto.Message) error {
 			return nil
 		}
 	}
-	return protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(payload, msg)
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(payload, msg); err != nil {
+		return status.New(status.InvalidArgument, fault(err))
+	}
+	return nil
+}
+
+// fault is protojson's account of what is wrong with a message, which names the place
+// and the field and is meant for the caller. Without its prefix, and without the spaces
+// that it varies so that nobody compares it.
+func fault(err error) string {
+	text := strings.ReplaceAll(err.Error(), "\u00a0", " ")
+	return strings.TrimSpace(strings.TrimPrefix(text, "proto:"))
 }
 
 // appendMessage appends msg without white space: protojson varies its own on

@@ -130,7 +130,7 @@ func parsePair(p []byte) (key, value string, err error) {
 	if isBinary(key) {
 		b, err := decodeBase64(value)
 		if err != nil {
-			return "", "", status.Errorf(status.InvalidArgument, "the metadata value of %.80q: %v", key, err)
+			return "", "", status.Errorf(status.InvalidArgument, "the metadata value of %.80q is not base64", key)
 		}
 		value = string(b)
 	}

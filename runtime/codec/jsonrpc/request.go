@@ -34,16 +34,16 @@ func (jsonRPC) ParseRequest(frame []byte, req *codec.Request) error {
 	if err != nil {
 		return err
 	}
-	if dialect == Version1 {
+	if dialect == Version1 && (id != nil || isString(method)) {
 		req.Dialect = Version1 // which has no numbers for what is wrong
 	}
-	if id == nil {
-		return status.New(status.InvalidArgument, `the request has no "id" (notifications are not served here)`)
-	}
-	if !known {
+	if id != nil && !known {
 		return status.Errorf(status.InvalidArgument, `"id" is %.80q (it is a string, a number or null)`, id)
 	}
 	if !isString(method) {
+		if id == nil {
+			return status.New(status.InvalidArgument, `the request has no "id" and no "method" that is a string`)
+		}
 		return status.New(status.InvalidArgument, `the request has no "method" that is a string`)
 	}
 	if req.Procedure, err = text(method); err != nil {
@@ -53,6 +53,9 @@ func (jsonRPC) ParseRequest(frame []byte, req *codec.Request) error {
 		return status.New(status.InvalidArgument, `the request's "method" is empty`)
 	}
 	req.Dialect = dialect
+	// What is wrong from here on is wrong with the params, and a notification is not
+	// told of that either.
+	req.Notification = id == nil || dialect == Version1 && isNull(id)
 
 	var m microMember
 	if err := m.parse(micro, &req.Metadata); err != nil {
@@ -70,7 +73,7 @@ func (jsonRPC) ParseRequest(frame []byte, req *codec.Request) error {
 func members(frame []byte, what string, values [][]byte, names ...string) error {
 	value := frame[skipSpace(frame, 0):]
 	if isArray(value) {
-		return status.Errorf(status.InvalidArgument, "the frame is an array: batches are not served here (send each %s by itself)", what)
+		return status.Errorf(status.InvalidArgument, "the frame is an array and not one %s", what)
 	}
 	if !isObject(value) {
 		return status.Errorf(status.InvalidArgument, "the frame is not a JSON object with a %s", what)

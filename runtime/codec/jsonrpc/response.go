@@ -141,7 +141,7 @@ func parseDetail(value []byte) (*anypb.Any, error) {
 	}
 	content, err := decodeBase64(encoded)
 	if err != nil {
-		return nil, status.Errorf(status.InvalidArgument, "the value of the error's detail %.80q: %v", name, err)
+		return nil, status.Errorf(status.InvalidArgument, "the value of the error's detail %.80q is not base64", name)
 	}
 	return &anypb.Any{TypeUrl: strings.Clone(name), Value: content}, nil
 }

@@ -22,7 +22,7 @@ func check(frame []byte) error {
 	var none json.RawMessage
 	err := json.Unmarshal(frame, &none)
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
-		return status.Errorf(status.InvalidArgument, "the frame is not JSON (at byte %d): %v", syntax.Offset, err)
+		return status.Errorf(status.InvalidArgument, "the frame is not JSON (at byte %d)", syntax.Offset)
 	}
 	return status.New(status.InvalidArgument, "the frame is not JSON")
 }
@@ -140,7 +140,7 @@ func text(value []byte) (string, error) {
 	}
 	var s string
 	if err := json.Unmarshal(value, &s); err != nil {
-		return "", status.Errorf(status.InvalidArgument, "the string %.80q: %v", value, err)
+		return "", status.Errorf(status.InvalidArgument, "the string %.80q has an escape that is none", value)
 	}
 	return s, nil
 }

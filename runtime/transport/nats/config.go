@@ -148,13 +148,26 @@ func (cfg Config) instanceBase(instance string) string { return cfg.Prefix + ".i
 // serviceSubject is where requests for any instance of a service go.
 func (cfg Config) serviceSubject(service string) string { return cfg.Prefix + ".s." + service }
 
+// methodSubject is where plain requests for a method of any instance of a service go.
+func (cfg Config) methodSubject(service, method string) string {
+	return cfg.Prefix + ".m." + service + "." + method
+}
+
+// procedure is the method that a subject of methodSubject names.
+func (cfg Config) procedure(subject string) string {
+	name := strings.TrimPrefix(subject, cfg.Prefix+".m.")
+	i := strings.LastIndexByte(name, '.')
+	return name[:max(i, 0)] + "/" + name[i+1:]
+}
+
 // serviceCancel is where all instances of a service hear of calls given up.
 func (cfg Config) serviceCancel(service string) string { return cfg.Prefix + ".c." + service }
 
 // own reports whether subject is one at which listeners take messages.
 func (cfg Config) own(subject string) bool {
 	rest, ok := strings.CutPrefix(subject, cfg.Prefix)
-	return ok && (strings.HasPrefix(rest, ".i.") || strings.HasPrefix(rest, ".s.") || strings.HasPrefix(rest, ".c."))
+	return ok && (strings.HasPrefix(rest, ".i.") || strings.HasPrefix(rest, ".s.") || strings.HasPrefix(rest, ".c.") ||
+		strings.HasPrefix(rest, ".m."))
 }
 
 // where names the server of nc, or those that it tries, for an error text.

@@ -13,6 +13,7 @@ import (
 
 	natsgo "github.com/nats-io/nats.go"
 
+	"github.com/protomicro/micro/runtime/codec"
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
 	"github.com/protomicro/micro/runtime/transport/internal/serving"
@@ -25,8 +26,10 @@ const maxReplySubject = 1024
 
 // A place is where the answer to a call goes.
 type place struct {
-	reply string       // the caller's subject
-	parts *callInParts // instead, for a call whose request came on a stream
+	reply  string        // the caller's subject
+	parts  *callInParts  // instead, for a call whose request came on a stream
+	silent uint64        // instead, numbers requests that name no subject for an answer
+	plain  plainEncoding // of a request that is the message alone
 }
 
 // A listener is one instance: two subscriptions of its own, for requests and for the
@@ -38,12 +41,15 @@ type listener struct {
 	requests  []*natsgo.Subscription // the instance's own has cancellations as well
 	cancels   []*natsgo.Subscription
 	frames    []*natsgo.Subscription // one
+	monitors  []*natsgo.Subscription // of the services API
 	calls     *serving.Calls[place]
 	set       *stream.Set
 	streams   *serving.Streams
 	mux       *mux // of streams and of fetches
 	fetches   fetches
 	malformed atomic.Uint64
+	silent    atomic.Uint64 // requests without a reply subject that were taken
+	unheard   atomic.Uint64 // those of them that were refused
 
 	stopping chan struct{} // holds a token for who stops the subscriptions
 	stopped  chan struct{} // closed when they are
@@ -75,6 +81,9 @@ func (t *Transport) Listen(ctx context.Context, cfg transport.ListenConfig) (tra
 		if p.parts != nil {
 			return p.parts.hash
 		}
+		if p.silent != 0 {
+			return p.silent
+		}
 		return maphash.String(seed, p.reply)
 	}, l, t.cfg.Logger)
 	l.set = stream.NewSet(t.cfg.streams())
@@ -87,7 +96,9 @@ func (t *Transport) Listen(ctx context.Context, cfg transport.ListenConfig) (tra
 	if err := t.enter(l); err != nil {
 		return nil, err
 	}
-	err = l.subscribe(ctx, cfg.Services)
+	if err = l.subscribe(ctx, cfg.Services); err == nil {
+		err = l.announce(ctx, cfg)
+	}
 	<-l.stopping
 	if t.closed.Load() { // Close may have found the token taken
 		l.abandon()
@@ -173,7 +184,7 @@ func (l *listener) receive(m *natsgo.Msg) {
 		if !l.answerable(m) {
 			return
 		}
-		l.refuseRequest(m.Reply, serving.Refusal{
+		l.refuseRequest(place{reply: m.Reply}, serving.Refusal{
 			Code:    status.Unimplemented,
 			Message: fmt.Sprintf("instance %s does not know messages of kind %.20q", l.instance, word),
 		})
@@ -181,25 +192,30 @@ func (l *listener) receive(m *natsgo.Msg) {
 }
 
 func (l *listener) receiveRequest(m *natsgo.Msg) {
-	if !l.answerable(m) {
+	to := place{reply: m.Reply}
+	if m.Reply == "" && codec.Detect(m.Data) == codec.JSONRPC {
+		to.silent = l.silent.Add(1) // it may be a notification
+	} else if !l.answerable(m) {
 		return
 	}
 	if m.Header != nil {
 		if offer := m.Header.Get(headerStream); offer != "" {
-			l.open(m, offer)
+			if to.silent == 0 {
+				l.open(m, offer)
+			}
 			return
 		}
 	}
 	req := received(m)
 	if err := tooLarge("request", req, l.transport.cfg.MaxMessage); err != nil {
-		l.refuseRequest(m.Reply, serving.Refusal{Code: err.Code(), Message: err.Message()})
+		l.refuseRequest(to, serving.Refusal{Code: err.Code(), Message: err.Message()})
 		return
 	}
-	l.calls.Deliver(place{reply: m.Reply}, req)
+	l.calls.Deliver(to, req)
 }
 
-func (l *listener) refuseRequest(reply string, r serving.Refusal) {
-	if err := l.Refuse(place{reply: reply}, r); err != nil {
+func (l *listener) refuseRequest(to place, r serving.Refusal) {
+	if err := l.Refuse(to, r); err != nil {
 		l.transport.cfg.Logger.Warn("a message could not be refused", "instance", l.instance, "error", err)
 	}
 }
@@ -227,8 +243,14 @@ func (l *listener) answerable(m *natsgo.Msg) bool {
 
 // Reply implements serving.Answerer. nats.go copies the body into its write buffer.
 func (l *listener) Reply(to place, m transport.Message) error {
+	if to.silent != 0 {
+		return nil
+	}
 	if err := tooLarge("reply", m, l.transport.cfg.MaxMessage); err != nil {
 		return err
+	}
+	if to.plain != notPlain {
+		return l.replyPlain(to, m.Body)
 	}
 	if to.parts != nil {
 		return to.parts.answer(func() error { return replyInParts(to.parts.stream, m) })
@@ -249,6 +271,13 @@ func (l *listener) Reply(to place, m transport.Message) error {
 
 // Refuse implements serving.Answerer.
 func (l *listener) Refuse(to place, r serving.Refusal) error {
+	switch {
+	case to.silent != 0:
+		l.noteUnheard(r)
+		return nil
+	case to.plain != notPlain:
+		return l.refusePlain(to, r)
+	}
 	if to.parts != nil {
 		return to.parts.answer(func() error {
 			if st, ok := to.parts.stream.(*stream.Server); ok && r.Started {
@@ -272,6 +301,16 @@ func (l *listener) Refuse(to place, r serving.Refusal) error {
 		return e
 	}
 	return nil
+}
+
+// noteUnheard logs, ever more rarely, what nobody can be told.
+func (l *listener) noteUnheard(r serving.Refusal) {
+	if n := l.unheard.Add(1); n&(n-1) == 0 {
+		l.transport.cfg.Logger.LogAttrs(context.Background(), slog.LevelWarn, "requests without a reply subject refused",
+			slog.String("instance", l.instance),
+			slog.String("answer", r.Message),
+			slog.Uint64("so_far", n))
+	}
 }
 
 func (l *listener) Address() transport.Address {
@@ -372,21 +411,23 @@ func (l *listener) stop(ctx context.Context) {
 	// While nats.go connects again, it would subscribe anew for a subscription that
 	// drains, and then forget it.
 	draining := nc.IsConnected()
+	// Questions of tools end with the requests: what takes none is not to be found.
+	subs := slices.Concat(l.monitors, l.requests)
 	if draining {
-		for _, sub := range l.requests {
+		for _, sub := range subs {
 			_ = sub.Drain() // an error means that it has ended
 		}
 		draining = l.transport.flush(ctx) != nil && nc.IsConnected()
 	}
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), deliveryGrace)
 	defer cancel()
-	for _, sub := range l.requests {
+	for _, sub := range subs {
 		waitDelivered(grace, sub)
 	}
 	if draining {
 		return // the server may still send: nats.go ends the subscriptions when it has answered
 	}
-	end(l.requests)
+	end(subs)
 }
 
 // waitDelivered returns when sub's callback has returned for all messages that have

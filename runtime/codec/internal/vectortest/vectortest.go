@@ -52,6 +52,9 @@ type description struct {
 	Refused string `json:"refused"`
 	Answer  string `json:"answer"`
 
+	// Notification is set in a request that is not answered.
+	Notification bool `json:"notification"`
+
 	Seq       uint64      `json:"seq"`
 	ID        string      `json:"id"`
 	Dialect   uint8       `json:"dialect"`
@@ -125,6 +128,9 @@ func (v Vector) Check(t *testing.T, c codec.Codec) {
 		want := v.request(t)
 		if got.Procedure != want.Procedure || got.Timeout != want.Timeout {
 			t.Errorf("read %q with %v, want %q with %v", got.Procedure, got.Timeout, want.Procedure, want.Timeout)
+		}
+		if got.Notification != v.Notification {
+			t.Errorf("read as a notification: %v", got.Notification)
 		}
 		v.checkTag(t, got.Tag)
 		v.checkMetadata(t, got.Metadata)
