@@ -175,6 +175,16 @@ func errClosed(what string) error {
 	return status.Errorf(status.Unavailable, "%s: the broker is closed", what).WithCause(broker.ErrClosed)
 }
 
+// older reports whether a server's version is before major.minor. One that cannot be
+// read is not.
+func older(version string, major, minor int) bool {
+	var have [2]int
+	if n, err := fmt.Sscanf(version, "%d.%d", &have[0], &have[1]); n != 2 || err != nil {
+		return false
+	}
+	return have[0] < major || have[0] == major && have[1] < minor
+}
+
 // where names the server of nc, or those that it tries, for an error text.
 func where(nc *natsgo.Conn) string {
 	if u := nc.ConnectedUrlRedacted(); u != "" {
