@@ -141,6 +141,9 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // flush waits until the server has seen all that was sent before.
 func (l *link) flush(ctx context.Context, what string) error {
+	if err := ctx.Err(); err != nil {
+		return status.Errorf(status.CodeOf(err), "%s: %w", what, err)
+	}
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	err := l.nc.FlushWithContext(ctx)

@@ -30,6 +30,8 @@ const (
 	// Pauses between attempts.
 	minReopenPause = 100 * time.Millisecond
 	maxReopenPause = 5 * time.Second
+	// recreateConsumerAfter is how long a consumer is gone before it is created again.
+	recreateConsumerAfter = 500 * time.Millisecond
 	// behindFor is how long a stream is taken to be late before it has lost something.
 	behindFor = time.Second
 )
@@ -151,8 +153,13 @@ func (s *subscription) start(ctx context.Context) error {
 		return b.unconnected(s.what)
 	}
 	var err error
-	if s.stream, err = b.streamOf(ctx, s.what, s.cfg.Topic); err != nil {
-		return err
+	for s.stream == "" {
+		s.stream, err = b.streamOf(ctx, s.what, s.cfg.Topic)
+		if errors.Is(err, errGone) && ctx.Err() == nil {
+			sleep(ctx, minReopenPause)
+		} else if err != nil {
+			return err
+		}
 	}
 	before := b.nc.LastError()
 	if s.sub, err = b.nc.Subscribe(s.reader.inbox+".*", s.reader.receive); err != nil {
@@ -372,8 +379,13 @@ func (s *subscription) recover(cause error) {
 	if cause != nil {
 		s.fail(cause)
 	}
+	if errors.Is(cause, errConsumerGone) {
+		// The server says so before it has deleted the files, which a new one would
+		// share.
+		sleep(s.ctx, recreateConsumerAfter)
+	}
 	if since := time.Since(s.recovered); since < minReopenPause { // not as often as the server answers
-		s.pause(minReopenPause - since)
+		sleep(s.ctx, minReopenPause-since)
 	}
 	defer func() { s.recovered = time.Now() }()
 	for attempt := 0; s.ctx.Err() == nil; attempt++ {
@@ -414,6 +426,16 @@ func (s *subscription) pause(d time.Duration) {
 	select {
 	case <-s.ctx.Done():
 	case <-s.changes:
+	case <-wait.C:
+	}
+}
+
+// sleep waits for a while, or for the end of ctx.
+func sleep(ctx context.Context, d time.Duration) {
+	wait := time.NewTimer(d)
+	defer wait.Stop()
+	select {
+	case <-ctx.Done():
 	case <-wait.C:
 	}
 }
