@@ -18,7 +18,7 @@ import (
 func TestLeaderChanges(t *testing.T) {
 	t.Parallel()
 	const n = 2000
-	cluster := natstest.StartCluster(t, 3)
+	cluster := natstest.StartJetStreamCluster(t, 3)
 	stream := []nats.StreamConfig{{Name: "ORDERS", Subjects: []string{"orders.>"}, Replicas: 3}}
 	letters := nats.StreamConfig{Replicas: 3}
 	for _, ordered := range []bool{false, true} {
