@@ -1,7 +1,8 @@
-// Package e2e_test tests the registry in etcd against a real server.
+// Package e2e_test tests the registries against real servers and networks.
 package e2e_test
 
 import (
+	"flag"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -13,7 +14,13 @@ import (
 	"github.com/protomicro/micro/runtime/registry/registrytest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// The tests wait for leases to end more than they compute.
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func TestConformance(t *testing.T) {
 	t.Parallel()

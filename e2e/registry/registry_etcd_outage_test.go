@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/protomicro/micro/e2e/internal/etcdtest"
 	"github.com/protomicro/micro/runtime/registry"
 	"github.com/protomicro/micro/runtime/registry/etcd"
@@ -64,6 +66,45 @@ func testRestart(t *testing.T, down time.Duration) {
 	register(t, newRegistry(t, server.Client(t), etcd.Config{}), instance("c"))
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// An etcd that was down for longer than the leases live has them still, and all keys.
+// Processes only have to renew them: nothing is written again.
+func TestRestartWritesNothing(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	client := server.Client(t)
+	r := newRegistry(t, client, etcd.Config{TTL: 4 * time.Second})
+	const n = 20
+	var regs []registry.Registration
+	for i := range n {
+		regs = append(regs, register(t, r, instance(fmt.Sprint("i", i))))
+	}
+	state := func() string {
+		t.Helper()
+		res, err := client.Get(within(t), prefix, clientv3.WithPrefix())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all strings.Builder
+		for _, kv := range res.Kvs {
+			fmt.Fprintf(&all, "%s at %d under %x\n", kv.Key, kv.ModRevision, kv.Lease)
+		}
+		return all.String()
+	}
+	before := state()
+	server.Stop()
+	eventually(t, "the registrations are in doubt", func() bool { return !regs[0].State().Registered })
+	if err := regs[0].State().LastError; err == nil || !strings.Contains(err.Error(), "could not be renewed for 4s") {
+		t.Errorf("LastError: %v", err)
+	}
+	server.Restart(t)
+	for _, reg := range regs {
+		eventually(t, "the registration stands", func() bool { return reg.State().Registered })
+	}
+	if after := state(); after != before {
+		t.Errorf("before:\n%safter:\n%s", before, after)
 	}
 }
 

@@ -15,7 +15,11 @@ const maxAttribute = 1024
 // error has the code InvalidArgument, or ResourceExhausted for metadata that is too
 // large, and names the topic.
 func (m *Message) Complete() error {
-	if err := checkTopic(m.Topic, false); err != nil {
+	limit := maxTopic
+	if m.DeadLetter != nil { // its topic is longer than the event's was
+		limit += len(DeadLetterTopic("", "")) + maxGroup
+	}
+	if err := checkTopicWithin(m.Topic, false, limit); err != nil {
 		return err
 	}
 	if m.DeadLetter == nil && strings.HasPrefix(m.Topic, DeadLetterPrefix) {

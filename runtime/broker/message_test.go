@@ -90,3 +90,14 @@ func TestPermanent(t *testing.T) {
 		t.Error("an error that was not marked is permanent")
 	}
 }
+
+// The dead letter of any message that was published can be published.
+func TestLongestDeadLetter(t *testing.T) {
+	m := &Message{Topic: strings.Repeat("t", maxTopic), Type: "t"}
+	if err := m.Complete(); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.GiveUp(strings.Repeat("g", maxGroup), errors.New("x"), time.Now()).Complete(); err != nil {
+		t.Error(err)
+	}
+}

@@ -95,11 +95,15 @@ func isPlain(c byte) bool {
 
 // checkTopic refuses what is no topic; a pattern may have '*' as a word.
 func checkTopic(topic string, pattern bool) error {
+	return checkTopicWithin(topic, pattern, maxTopic)
+}
+
+func checkTopicWithin(topic string, pattern bool, limit int) error {
 	if topic == "" {
 		return status.New(status.InvalidArgument, "the topic is empty")
 	}
-	if len(topic) > maxTopic {
-		return status.Errorf(status.InvalidArgument, "the topic %.80q... has %d bytes (at most %d)", topic, len(topic), maxTopic)
+	if len(topic) > limit {
+		return status.Errorf(status.InvalidArgument, "the topic %.80q... has %d bytes (at most %d)", topic, len(topic), limit)
 	}
 	for word := range strings.SplitSeq(topic, ".") {
 		if pattern && word == "*" {

@@ -35,15 +35,27 @@ type Topic[E proto.Message] struct {
 }
 
 // Publish sends event with b, as [Broker.Publish] does. Metadata that was put into
-// ctx for calls goes with it. The event is read until Publish returns.
+// ctx for calls goes with it. The event is read until Publish returns. An error is a
+// [*status.Error] with Remote true, as that of a call is: a handler that returns it does
+// not pass its text on.
 func (t *Topic[E]) Publish(ctx context.Context, b Broker, event E, opts ...PublishOption) error {
 	o := outgoings.Get().(*outgoing)
 	defer o.free()
 	if err := t.fill(ctx, &o.message, o.body[:0], event, opts); err != nil {
-		return err
+		return remote(err)
 	}
 	o.body = o.message.Body
-	return b.Publish(ctx, &o.message)
+	return remote(b.Publish(ctx, &o.message))
+}
+
+// remote marks an error as one of a call to another service: its code and text, which
+// name servers and streams, are not for the caller of a handler that publishes.
+func remote(err error) error {
+	e := status.From(err)
+	if e == nil || e.Remote() {
+		return err
+	}
+	return status.Remote(e.Code(), e.Message(), e.Details()).WithCause(err)
 }
 
 // An outgoing message is used again: a broker keeps nothing of what it has published.
@@ -70,9 +82,12 @@ func (o *outgoing) free() {
 func (t *Topic[E]) PublishAsync(ctx context.Context, b Broker, event E, done func(error), opts ...PublishOption) error {
 	m := new(Message)
 	if err := t.fill(ctx, m, nil, event, opts); err != nil {
-		return err
+		return remote(err)
 	}
-	return b.PublishAsync(ctx, m, done)
+	if outcome := done; outcome != nil {
+		done = func(err error) { outcome(remote(err)) }
+	}
+	return remote(b.PublishAsync(ctx, m, done))
 }
 
 // Subscribe delivers the topic's events to h, as [Broker.Subscribe] does. m has the

@@ -103,7 +103,7 @@ func TestTopicPublishRefuses(t *testing.T) {
 			return topic.Publish(t.Context(), &r, &echov1.EchoRequest{Text: "x"}, func(m *broker.Message) { m.ContentType = "text/plain" })
 		},
 	} {
-		if err := publish(); status.CodeOf(err) != status.InvalidArgument || status.From(err).Message() != want {
+		if err := publish(); status.CodeOf(err) != status.InvalidArgument || status.From(err).Message() != want || !status.From(err).Remote() {
 			t.Errorf("got %v; want %s", err, want)
 		}
 	}
@@ -113,6 +113,35 @@ func TestTopicPublishRefuses(t *testing.T) {
 	if len(r.published) != 0 {
 		t.Errorf("%d messages were published", len(r.published))
 	}
+}
+
+// What a broker says of its servers is not for the callers of a handler that publishes.
+func TestTopicErrorsAreRemote(t *testing.T) {
+	b := failing{err: status.New(status.Unavailable, "no stream at nats://inside:4222")}
+	event := &echov1.EchoRequest{Text: "x"}
+	var outcome error
+	errs := []error{
+		topic.Publish(t.Context(), b, event),
+		topic.PublishAsync(t.Context(), b, event, func(err error) { outcome = err }),
+	}
+	for _, err := range append(errs, outcome) {
+		e := status.From(err)
+		if e == nil || e.Code() != status.Unavailable || !e.Remote() || !errors.Is(err, b.err) || status.FromHandler(err).Message() != "" {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
+type failing struct {
+	broker.Broker
+	err error
+}
+
+func (f failing) Publish(context.Context, *broker.Message) error { return f.err }
+
+func (f failing) PublishAsync(_ context.Context, _ *broker.Message, done func(error)) error {
+	done(f.err)
+	return f.err
 }
 
 func TestTopicSubscribe(t *testing.T) {

@@ -217,8 +217,10 @@ func (h *history) check(err error, ended time.Time) string {
 		}
 	}
 	switch {
-	case len(h.attempts) > h.most:
+	case len(h.attempts) > h.most && (h.hedged || h.most == 1), len(h.attempts) > h.most+5:
 		return fmt.Sprintf("%d attempts of %d", len(h.attempts), h.most)
+	case runs > h.most:
+		return fmt.Sprintf("it ran %d times in %d attempts", runs, h.most)
 	case ended.After(h.deadline):
 		return fmt.Sprintf("it took %v of %v", ended.Sub(h.began), h.deadline.Sub(h.began))
 	case runs > 1 && !h.safe && h.spec == add:

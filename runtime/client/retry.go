@@ -29,7 +29,8 @@ import (
 // The guide is docs/retries.md.
 type RetryPolicy struct {
 	// MaxAttempts bounds how often one call is sent, the first time included: 1 means
-	// never again. At most 100. Default: [DefaultMaxAttempts].
+	// never again. Where the last of them found nobody there, up to five more are made,
+	// each after a backoff. At most 100. Default: [DefaultMaxAttempts].
 	MaxAttempts int
 	// A backoff is any time between none and a bound, which is InitialBackoff for the
 	// first one of a call, Multiplier times that of the one before for the next, and
@@ -145,6 +146,19 @@ func (c *Call) step(r *result) step {
 		return costly
 	}
 	return stop
+}
+
+// attemptsForNobody is how many attempts are made beyond MaxAttempts while there is nobody
+// to take a call: with the usual backoffs within a second and a half. All instances of a
+// service may be away for a moment, when the servers of the transport are replaced under
+// them.
+const attemptsForNobody = 5
+
+// another reports whether attempt n, which was the last that MaxAttempts allows or is
+// beyond it, and came to r, found nobody there and may be followed by another.
+func (c *Call) another(n int, r *result) bool {
+	most := c.plan.retry.MaxAttempts
+	return most > 1 && n < most+attemptsForNobody && r.notStarted && status.CodeOf(r.err) == status.Unavailable
 }
 
 // idempotent reports whether the call may run more than once.

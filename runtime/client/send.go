@@ -92,7 +92,8 @@ func (c *Client) oneByOne(ctx context.Context, call *Call, s *service) result {
 		}
 		p.chose(&t)
 		p.failed(r)
-		if n >= call.plan.retry.MaxAttempts || ctx.Err() != nil {
+		spent := n >= call.plan.retry.MaxAttempts
+		if ctx.Err() != nil || spent && !call.another(n, &r) {
 			return p.outcome()
 		}
 		var pause time.Duration
@@ -100,7 +101,10 @@ func (c *Client) oneByOne(ctx context.Context, call *Call, s *service) result {
 		case stop:
 			return p.outcome()
 		case free:
-			if t.id == "" && n > 1 { // the transport may well choose the same one again
+			if spent {
+				p.info.Tried = p.info.Tried[:0] // any of them may be back
+			}
+			if spent || t.id == "" && n > 1 { // the transport may well choose the same one again
 				pause = p.backoff()
 			}
 		case costly:

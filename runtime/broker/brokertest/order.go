@@ -144,6 +144,7 @@ func testOrderGroup(t *testing.T, s *suite) {
 		subs[i] = subscribe(t, bs[i], broker.SubscribeConfig{Topic: clock, Group: "g", Ordered: true, Concurrency: 2, MaxInFlight: 8},
 			func(ctx context.Context, m *broker.Message) error {
 				return q.handle(m, func() error {
+					time.Sleep(s.Backoff / 100) // long enough for others to come in between
 					mu.Lock()
 					defer mu.Unlock()
 					handled[i]++

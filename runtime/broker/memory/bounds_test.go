@@ -199,6 +199,43 @@ func TestDuplicatesAsFarAsKept(t *testing.T) {
 	})
 }
 
+// A dead letter that is not kept any more takes nothing with it of its event, which was
+// stored once more.
+func TestDuplicatesAfterDeadLetter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := memory.New(memory.Config{RetainBytes: 3000, MaxMessage: 3000, Logger: slog.New(slog.DiscardHandler)})
+		var got []string
+		subscribe(t, b, broker.SubscribeConfig{Topic: "a", Concurrency: 1}, func(ctx context.Context, m *broker.Message) error {
+			got = append(got, m.ID)
+			if len(got) == 1 {
+				return broker.Permanent(errFailure)
+			}
+			return nil
+		})
+		for _, m := range []struct {
+			id   string
+			size int
+		}{
+			{"1", 1000}, // and its dead letter
+			{"2", 1200}, // in place of the first
+			{"1", 10},   // not known any more
+			{"3", 1200}, // in place of the dead letter
+			{"1", 10},
+		} {
+			e := message("a", m.id)
+			e.Body = make([]byte, m.size)
+			if err := b.Publish(t.Context(), e); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		if want := "1 2 1 3"; strings.Join(got, " ") != want {
+			t.Errorf("got %v; want %s", got, want)
+		}
+		closeBroker(t, b)
+	})
+}
+
 // A group without members holds up nobody, and what it loses is logged.
 func TestGroupWithoutMembers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -321,6 +321,5 @@ func (b *Broker) Close(ctx context.Context) error {
 		c.stop()
 	}
 	b.cursors, b.log = nil, log{}
-	b.progress()
 	return errors.Join(errs...)
 }

@@ -111,7 +111,6 @@ func (c *cursor) take(s *subscription) *pending {
 	defer c.broker.mu.Unlock()
 	for {
 		if s.leaving {
-			c.wake() // in case this one was meant
 			return nil
 		}
 		if !c.ordered || c.members[0] == s {

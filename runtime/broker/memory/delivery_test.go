@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,6 +50,30 @@ func TestBubble(t *testing.T) {
 	})
 }
 
+// A message that waits for less is delivered before one that waits for longer.
+func TestBackoffsAreApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := memory.New(memory.Config{Logger: slog.New(slog.DiscardHandler)})
+		start := time.Now()
+		var got []string
+		subscribe(t, b, broker.SubscribeConfig{Topic: "a", Concurrency: 1, MaxAttempts: 3, Backoff: []time.Duration{10 * time.Second, time.Second}},
+			func(_ context.Context, m *broker.Message) error {
+				got = append(got, fmt.Sprintf("%s at %v", m.Body, time.Since(start)))
+				return errFailure
+			})
+		publish(t, b, "a", "1")
+		time.Sleep(500 * time.Millisecond)
+		publish(t, b, "a", "2")
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		want := []string{"1 at 0s", "2 at 500ms", "1 at 10s", "2 at 10.5s", "1 at 11s", "2 at 11.5s"}
+		if !slices.Equal(got, want) {
+			t.Errorf("got  %v\nwant %v", got, want)
+		}
+		closeBroker(t, b)
+	})
+}
+
 // A delivery whose handler has not begun, or has not come to an end in time, is no
 // attempt.
 func TestReleasedIsNoAttempt(t *testing.T) {
@@ -80,53 +104,72 @@ func TestReleasedIsNoAttempt(t *testing.T) {
 	})
 }
 
-// What is due goes to a member that is free, though another one failed it and is busy.
+// What is due goes to a member that is free, though the one that looked first is busy
+// with it.
 func TestRedeliveryGoesToWhoIsFree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		const messages = 10
 		b := memory.New(memory.Config{Logger: slog.New(slog.DiscardHandler)})
 		busy := make(chan struct{})
-		var mu sync.Mutex
-		done := make(map[string]time.Duration)
-		start := time.Now()
-		fail := true
+		var taken atomic.Bool
+		var handled atomic.Int32
 		for range 2 {
-			subscribe(t, b, broker.SubscribeConfig{Topic: "a", Group: "g", Concurrency: 1, MaxInFlight: 20}, func(_ context.Context, m *broker.Message) error {
-				mu.Lock()
-				failed := fail
-				mu.Unlock()
-				if failed {
-					return errFailure
-				}
-				if string(m.Body) == "busy" {
-					<-busy
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				done[string(m.Body)] = time.Since(start)
-				return nil
-			})
+			subscribe(t, b, broker.SubscribeConfig{Topic: "a", Group: "g", Concurrency: 1, MaxInFlight: messages},
+				func(_ context.Context, m *broker.Message) error {
+					if m.Attempt == 1 {
+						return errFailure
+					}
+					if !taken.Swap(true) {
+						<-busy
+					}
+					handled.Add(1)
+					return nil
+				})
 		}
-		publish(t, b, "a", numbered(0, 10)...)
-		synctest.Wait()
-		mu.Lock()
-		fail = false
-		mu.Unlock()
-		publish(t, b, "a", "busy")
-		synctest.Wait()
+		publish(t, b, "a", numbered(0, messages)...)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		mu.Lock()
-		late := 10 - len(done)
-		mu.Unlock()
-		// The busy one may have taken as many as it prefetches.
-		if late > 3 {
-			t.Errorf("%d of 10 wait for the member that is busy", late)
+		// The busy one has taken three: one in its handler, one behind that, and one more.
+		if n := handled.Load(); n < messages-3 {
+			t.Errorf("%d of %d are handled while one member is busy", n, messages)
 		}
 		close(busy)
 		synctest.Wait()
-		if len(done) != 11 {
-			t.Errorf("%d are handled", len(done))
+		if n := handled.Load(); n != messages {
+			t.Errorf("%d are handled", n)
 		}
+		closeBroker(t, b)
+	})
+}
+
+// The next member of an ordered group gets what the last one leaves, without anything
+// else that would wake it.
+func TestOrderedGroupTakesTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := memory.New(memory.Config{})
+		cfg := broker.SubscribeConfig{Topic: "a", Group: "g", Ordered: true}
+		stuck := subscribe(t, b, cfg, func(ctx context.Context, _ *broker.Message) error {
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		var next, last journal
+		sub := subscribe(t, b, cfg, next.handle)
+		subscribe(t, b, cfg, last.handle)
+		publish(t, b, "a", "1", "2", "3")
+		next.want(t)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := stuck.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+		next.want(t, "1", "2", "3")
+		publish(t, b, "a", "4")
+		next.want(t, "1", "2", "3", "4")
+		if err := sub.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		publish(t, b, "a", "5")
+		last.want(t, "5")
 		closeBroker(t, b)
 	})
 }

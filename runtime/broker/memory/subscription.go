@@ -47,7 +47,7 @@ func (s *subscription) Close(ctx context.Context) error {
 	b := s.cursor.broker
 	b.mu.Lock()
 	s.leaving = true
-	s.cursor.ready.Broadcast()
+	s.cursor.ready.Broadcast() // others look as well: what woke this one may be theirs now
 	b.mu.Unlock()
 
 	err := s.engine.Close(ctx)

@@ -65,7 +65,7 @@ func (b *core) Publish(ctx context.Context, m *broker.Message) error {
 
 // send sends m without looking at what Complete looks at.
 func (b *core) send(m *broker.Message) error {
-	e := envelopeFor(m, !b.cfg.Bare || needsHeaders(m))
+	e := envelopeFor(m, !b.cfg.Bare || needsHeaders(m), "")
 	err := b.nc.PublishMsg(&e.msg)
 	e.free()
 	if err != nil {

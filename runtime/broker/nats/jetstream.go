@@ -33,6 +33,9 @@ type jetStream struct {
 	ended       atomic.Bool   // nothing is published any more
 	deadLetters chan struct{} // holds a token for who sees to the stream of dead letters
 	hasLetters  bool          // it is there; whoever has the token may look
+
+	mu     sync.Mutex
+	absent map[string]absence // streams of the configuration
 }
 
 // NewJetStream makes a broker that delivers at least once: JetStream stores the
@@ -78,7 +81,7 @@ func NewJetStream(ctx context.Context, nc *natsgo.Conn, cfg JetStreamConfig) (br
 	if err != nil {
 		return nil, err
 	}
-	b := &jetStream{link: l, cfg: cfg, subs: newRoster(), deadLetters: make(chan struct{}, 1)}
+	b := &jetStream{link: l, cfg: cfg, subs: newRoster(), absent: make(map[string]absence), deadLetters: make(chan struct{}, 1)}
 	b.deadLetters <- struct{}{}
 	if err := b.start(ctx); err != nil {
 		b.link.close()
@@ -149,10 +152,13 @@ func (b *jetStream) check(ctx context.Context) error {
 // missing is for the publisher.
 func (b *jetStream) missing(ctx context.Context, topic string) error {
 	_, err := b.streamOf(ctx, "event for "+topic, topic)
-	if c := status.CodeOf(err); c == status.NotFound || c == status.FailedPrecondition && !errors.Is(err, natsgo.ErrNoResponders) {
-		return err
+	switch c := status.CodeOf(err); {
+	case c != status.NotFound && c != status.FailedPrecondition,
+		// JetStream itself is not there yet, when a server has just started.
+		errors.Is(err, natsgo.ErrNoResponders), errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+		return nil //nolint:nilerr // it says nothing of the stream
 	}
-	return nil
+	return err
 }
 
 func (b *jetStream) log(level slog.Level, text string, attrs ...slog.Attr) {
@@ -178,14 +184,25 @@ func (b *jetStream) Publish(ctx context.Context, m *broker.Message) error {
 	return b.publish(ctx, m)
 }
 
+// publishable is the error of publishing that need not be tried.
+func (b *jetStream) publishable(ctx context.Context, m *broker.Message) error {
+	if err := ctx.Err(); err != nil {
+		return status.Errorf(status.CodeOf(err), "event for %s: %w", m.Topic, err)
+	}
+	if b.closed.Load() && !b.ended.Load() {
+		return b.unconnected("event for " + m.Topic)
+	}
+	return nil
+}
+
 // publish publishes m without looking at what Complete looks at.
 func (b *jetStream) publish(ctx context.Context, m *broker.Message) error {
+	if err := b.publishable(ctx, m); err != nil {
+		return err
+	}
 	bound := b.publisher.window
 	if _, ok := ctx.Deadline(); !ok {
 		bound = b.publisher.timeout
-	}
-	if err := ctx.Err(); err != nil {
-		return status.Errorf(status.CodeOf(err), "event for %s: %w", m.Topic, err)
 	}
 	w := waits.Get().(*wait)
 	token, err := b.publisher.publish(ctx, m, w.done, bound)
@@ -211,8 +228,8 @@ func (b *jetStream) PublishAsync(ctx context.Context, m *broker.Message, done fu
 	if err := m.Complete(); err != nil {
 		return err
 	}
-	if err := ctx.Err(); err != nil {
-		return status.Errorf(status.CodeOf(err), "event for %s: %w", m.Topic, err)
+	if err := b.publishable(ctx, m); err != nil {
+		return err
 	}
 	_, err := b.publisher.publish(ctx, m, done, b.publisher.timeout)
 	return err
@@ -233,6 +250,10 @@ func (b *jetStream) Subscribe(ctx context.Context, cfg broker.SubscribeConfig, h
 	what := "subscribe to " + cfg.Topic
 	if err := ctx.Err(); err != nil {
 		return nil, status.Errorf(status.CodeOf(err), "%s: %w", what, err)
+	}
+	if v := b.nc.ConnectedServerVersion(); cfg.Ordered && cfg.Group != "" && older(v, 2, 11) {
+		return nil, status.Errorf(status.FailedPrecondition,
+			"%s: Ordered with a Group needs NATS 2.11 or later, and the server at %s is %s", what, b.where(), v)
 	}
 	return b.subs.add(ctx, what, func(ctx context.Context) (broker.Subscription, error) {
 		if err := b.ensureDeadLetters(ctx); err != nil {

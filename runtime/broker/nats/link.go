@@ -141,6 +141,9 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // flush waits until the server has seen all that was sent before.
 func (l *link) flush(ctx context.Context, what string) error {
+	if err := ctx.Err(); err != nil {
+		return status.Errorf(status.CodeOf(err), "%s: %w", what, err)
+	}
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	err := l.nc.FlushWithContext(ctx)
@@ -173,6 +176,16 @@ func forbids(err error, subject string) bool {
 // errClosed is the error of what is done with a broker that is closed.
 func errClosed(what string) error {
 	return status.Errorf(status.Unavailable, "%s: the broker is closed", what).WithCause(broker.ErrClosed)
+}
+
+// older reports whether a server's version is before major.minor. One that cannot be
+// read is not.
+func older(version string, major, minor int) bool {
+	var have [2]int
+	if n, err := fmt.Sscanf(version, "%d.%d", &have[0], &have[1]); n != 2 || err != nil {
+		return false
+	}
+	return have[0] < major || have[0] == major && have[1] < minor
 }
 
 // where names the server of nc, or those that it tries, for an error text.

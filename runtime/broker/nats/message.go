@@ -2,6 +2,7 @@ package nats
 
 import (
 	"errors"
+	"slices"
 	"sync"
 
 	natsgo "github.com/nats-io/nats.go"
@@ -13,45 +14,79 @@ import (
 // headerMsgID is by what JetStream knows a message that is published again.
 const headerMsgID = "Nats-Msg-Id"
 
-// An envelope is a NATS message to send. It is used again: nats.go copies it while
-// it is being published.
+// An envelope is a NATS message to send. It is used again, as nats.go copies what it
+// publishes; and as most messages of a program have the same headers as the one
+// before, so is its map of them: only the values are replaced.
 type envelope struct {
 	msg    natsgo.Msg
-	values []string // the headers' values, one array for all
+	names  []string // the map's keys, in the order in which they were added
+	values []string // the map's values are parts of this array, which never moves
+	n      int      // how many are of the present message
+	odd    bool     // the map has something else
+	add    func(name, value string) bool
 }
 
+// maxRegular is how many headers an envelope holds as described.
+const maxRegular = 24
+
 var envelopes = sync.Pool{New: func() any {
-	return &envelope{msg: natsgo.Msg{Header: make(natsgo.Header)}, values: make([]string, 0, 16)}
+	e := &envelope{names: make([]string, 0, maxRegular), values: make([]string, maxRegular)}
+	e.msg.Header = make(natsgo.Header, maxRegular)
+	e.add = e.addHeader
+	return e
 }}
 
-// envelopeFor is m to be sent to its topic.
-func envelopeFor(m *broker.Message, headers bool) *envelope {
+// envelopeFor is m to be sent to its topic, where id is not empty with a Nats-Msg-Id.
+func envelopeFor(m *broker.Message, headers bool, id string) *envelope {
 	e := envelopes.Get().(*envelope)
 	e.msg.Subject, e.msg.Data = m.Topic, m.Body
 	if headers {
-		for name, value := range m.Headers() {
-			e.add(name, value)
-		}
+		m.Headers()(e.add)
 	}
+	if id != "" {
+		e.addHeader(headerMsgID, id)
+	}
+	e.forget(e.n) // those of the message before that this one has not
 	return e
 }
 
-// add adds a header.
-func (e *envelope) add(name, value string) {
-	if others, ok := e.msg.Header[name]; ok {
-		e.msg.Header[name] = append(others, value) // copies: see below
-		return
+// addHeader always returns true, as it is for ranging over headers.
+func (e *envelope) addHeader(name, value string) bool {
+	if e.n < len(e.names) {
+		if e.names[e.n] == name {
+			e.values[e.n] = value
+			e.n++
+			return true
+		}
+		e.forget(e.n)
 	}
-	e.values = append(e.values, value) // those added before keep the older array when it grows
-	n := len(e.values)
-	e.msg.Header[name] = e.values[n-1 : n : n]
+	if others, ok := e.msg.Header[name]; ok || e.n == maxRegular {
+		e.odd = true
+		e.msg.Header[name] = append(slices.Clone(others), value)
+		return true
+	}
+	e.values[e.n] = value
+	e.n++
+	e.names = append(e.names, name)
+	e.msg.Header[name] = e.values[e.n-1 : e.n : e.n]
+	return true
 }
 
-// free takes the envelope back. Nothing of the message stays in it.
+// forget takes out the headers from the nth on.
+func (e *envelope) forget(n int) {
+	for _, name := range e.names[n:] {
+		delete(e.msg.Header, name)
+	}
+	e.names = e.names[:n]
+}
+
+// free takes the envelope back.
 func (e *envelope) free() {
-	clear(e.msg.Header)
-	clear(e.values)
-	e.values = e.values[:0]
+	if e.odd {
+		clear(e.msg.Header)
+		e.names, e.odd = e.names[:0], false
+	}
+	e.n = 0
 	e.msg.Subject, e.msg.Reply, e.msg.Data = "", "", nil
 	envelopes.Put(e)
 }

@@ -49,7 +49,7 @@ func (o *orderer) run() {
 			d.Release()
 			continue
 		}
-		if o.follows(d) || true {
+		if o.follows(d) {
 			o.handOver(d)
 		} else {
 			o.gather(d)

@@ -63,13 +63,14 @@ type publisher struct {
 	closed    bool
 	tick      *time.Timer
 	ticking   bool
-	searching map[string]struct{} // topics
-	batch     *batch              // of the messages published since the last Flush
-	open      []*batch            // older ones that have messages unconfirmed
-	failures  []error             // of messages without a done
-	unlisted  int                 // further ones
-	complaint error               // the connection's last error when it was looked at
-	accused   uint64              // the number of the last message before it was new
+	searches  []string // topics whose streams are to be looked for
+	searching bool
+	batch     *batch   // of the messages published since the last Flush
+	open      []*batch // older ones that have messages unconfirmed
+	failures  []error  // of messages without a done
+	unlisted  int      // further ones
+	complaint error    // the connection's last error when it was looked at
+	accused   uint64   // the number of the last message before it was new
 }
 
 // A slot is a message that is not confirmed.
@@ -99,10 +100,9 @@ type batch struct {
 
 func newPublisher(size int) *publisher {
 	p := &publisher{
-		slots:     make([]slot, size),
-		free:      make([]uint32, size),
-		searching: make(map[string]struct{}),
-		batch:     &batch{done: make(chan struct{})},
+		slots: make([]slot, size),
+		free:  make([]uint32, size),
+		batch: &batch{done: make(chan struct{})},
 	}
 	for i := range p.free {
 		p.free[i] = uint32(size - 1 - i)
@@ -197,10 +197,7 @@ func (p *publisher) next() {
 
 // sendOne sends m once.
 func (p *publisher) sendOne(m *broker.Message, token uint64) error {
-	e := envelopeFor(m, true)
-	if id := msgID(m); id != "" {
-		e.add(headerMsgID, id)
-	}
+	e := envelopeFor(m, true, msgID(m))
 	e.msg.Reply = p.prefix + strconv.FormatUint(token, 36)
 	err := p.send(&e.msg)
 	e.free()
@@ -312,18 +309,34 @@ func (p *publisher) refused(m *broker.Message, a answer) error {
 	return status.Errorf(a.code, "event for %s: JetStream at %s refused it: %s", m.Topic, p.where(), a.text)
 }
 
-// startSearch looks for the stream of a topic, once for all messages that wait for
-// it. p.mu is held.
+// startSearch has the stream of a topic looked for. p.mu is held.
 func (p *publisher) startSearch(topic string) {
-	if _, ok := p.searching[topic]; ok || p.closed {
+	if p.closed || slices.Contains(p.searches, topic) {
 		return
 	}
-	p.searching[topic] = struct{}{}
-	p.running.Go(func() {
+	p.searches = append(p.searches, topic)
+	if !p.searching {
+		p.searching = true
+		p.running.Go(p.search)
+	}
+}
+
+// search looks for one stream after the other, once for all messages that wait for
+// it.
+func (p *publisher) search() {
+	for {
+		p.mu.Lock()
+		if len(p.searches) == 0 || p.closed {
+			p.searching = false
+			p.mu.Unlock()
+			return
+		}
+		topic := p.searches[0]
+		p.mu.Unlock()
 		err := p.missing(p.ctx, topic)
 		var done []func()
 		p.mu.Lock()
-		delete(p.searching, topic)
+		p.searches = slices.Delete(p.searches, 0, 1)
 		for i := range p.slots {
 			s := &p.slots[i]
 			if s.message == nil || !s.search || s.message.Topic != topic {
@@ -337,7 +350,7 @@ func (p *publisher) startSearch(topic string) {
 		}
 		p.mu.Unlock()
 		call(done)
-	})
+	}
 }
 
 func call(done []func()) {

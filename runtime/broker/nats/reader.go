@@ -23,8 +23,8 @@ const (
 	requestBytes = 8 << 20
 	// roomForHeaders is what a stored message may have beyond max_payload.
 	roomForHeaders = 64 << 10
-	// quick and slow are how long the messages of one request last a group's
-	// member that asks for more, or for fewer, the next time.
+	// A member of a group that handles as many messages as it may have in less time
+	// than quick may have more; one that takes longer than slow, fewer.
 	quick = 50 * time.Millisecond
 	slow  = time.Second
 )
@@ -63,6 +63,8 @@ type reader struct {
 	held     int // messages that came and are not settled
 	limit    int // of asked and held together
 	askedAt  time.Time
+	paced    int // messages settled since pacedAt
+	pacedAt  time.Time
 	large    bool   // the next message may be larger than maxBytes
 	pin      string // the server's name for this member while it is the active one
 	pinLost  uint64 // how often it was not any more
@@ -100,6 +102,7 @@ func (r *reader) bind(subject string) {
 	r.binding++
 	r.asked = 0
 	r.lastSign.at = time.Time{}
+	r.paced, r.pacedAt = 0, time.Now()
 	ask := r.want()
 	r.mu.Unlock()
 	r.ask(ask)
@@ -131,20 +134,27 @@ func (r *reader) want() request {
 	default:
 		return request{}
 	}
-	now := time.Now()
-	if r.share && !r.askedAt.IsZero() {
-		switch took := now.Sub(r.askedAt); {
-		case took < quick:
-			r.limit = min(2*r.limit, r.max)
-		case took > slow:
-			r.limit = max(r.limit/2, r.concurrency)
-		}
-		room = r.limit - r.held - r.asked
-		if room <= 0 {
-			return request{}
-		}
+	return r.request(room, requestLife, time.Now())
+}
+
+// pace notes that a message was settled, and sees how long as many of them take as this
+// member may have. r.mu is held.
+func (r *reader) pace() {
+	if !r.share {
+		return
 	}
-	return r.request(room, requestLife, now)
+	r.paced++
+	if r.paced < r.limit {
+		return
+	}
+	now := time.Now()
+	switch took := now.Sub(r.pacedAt); {
+	case took < quick:
+		r.limit = min(2*r.limit, r.max)
+	case took > slow:
+		r.limit = max(r.limit/2, r.concurrency)
+	}
+	r.paced, r.pacedAt = 0, now
 }
 
 // request is one for n messages. r.mu is held.
@@ -320,6 +330,7 @@ func (r *reader) settle(d *received, body []byte, final bool) {
 		r.inEngine--
 	}
 	r.settles++
+	r.pace()
 	if final && r.track {
 		r.entries.remove(e)
 	}
@@ -376,16 +387,27 @@ func (r *reader) startAfter(seq uint64) {
 	r.last = max(r.last, seq)
 }
 
-// newStream forgets the sequences: they are of a stream that is gone. What is held of
-// it is not spoken of to the server any more.
-func (r *reader) newStream() {
+// rewind notes that what the stream has beyond a sequence is not what came under these
+// sequences before. What is held is not spoken of to the server any more.
+func (r *reader) rewind(last uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.epoch++
-	r.last = 0
-	for e := r.entries.first(); e != nil; e = r.entries.first() {
-		r.entries.remove(e)
+	r.last = min(r.last, last)
+	for e := r.entries.first(); e != nil; {
+		next := r.entries.after(e)
+		if e.seq > last {
+			r.entries.remove(e)
+		}
+		e = next
 	}
+}
+
+// seen is the highest sequence that came.
+func (r *reader) seen() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.last
 }
 
 // messages counts those that came.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -149,8 +150,35 @@ func (b *jetStream) stated(topic string) (StreamConfig, bool) {
 	return StreamConfig{}, false
 }
 
+// recreateAfter is how long a stream of the configuration is gone before it is created
+// again. Whoever has deleted it may be about to make it anew; and the server says that a
+// stream is gone before it has deleted the files, which one that is created in between
+// would share.
+const recreateAfter = 2 * time.Second
+
+// An absence is the time for which a stream is not there.
+type absence struct{ first, last time.Time }
+
+// gone notes that a stream is not there, and reports for how long that has been so.
+// Nobody notes when it is there again: what was seen long before says nothing.
+func (b *jetStream) gone(stream string) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	a, ok := b.absent[stream]
+	if !ok || now.Sub(a.last) > 2*maxReopenPause {
+		a.first = now
+	}
+	a.last = now
+	b.absent[stream] = a
+	return now.Sub(a.first)
+}
+
+// errGone is in the tree of the error that a stream is gone and will be created.
+var errGone = errors.New("the stream is gone")
+
 // streamOf finds the stream that has the topic. One that the configuration states and
-// that is gone is created. Its error is NotFound when there is none.
+// that is gone is created, after some time. Its error is NotFound when there is none.
 func (b *jetStream) streamOf(ctx context.Context, what, topic string) (string, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
@@ -162,6 +190,10 @@ func (b *jetStream) streamOf(ctx context.Context, what, topic string) (string, e
 			return "", status.Errorf(status.NotFound,
 				"%s: no stream at %s has this topic (add {Name: %q, Subjects: []string{%q}} to JetStreamConfig.Streams)",
 				what, b.where(), name, subject)
+		}
+		if since := b.gone(s.Name); since < recreateAfter {
+			return "", status.Errorf(status.Unavailable, "%s: stream %q at %s is gone, and is created again in %s",
+				what, s.Name, b.where(), short((recreateAfter - since).Round(100*time.Millisecond))).WithCause(errGone)
 		}
 		if err := b.ensure(ctx, s); err != nil {
 			return "", status.Errorf(status.CodeOf(err), "%s: %w", what, err)

@@ -30,14 +30,25 @@ const (
 	// Pauses between attempts.
 	minReopenPause = 100 * time.Millisecond
 	maxReopenPause = 5 * time.Second
+	// recreateConsumerAfter is how long a consumer is gone before it is created again.
+	recreateConsumerAfter = 500 * time.Millisecond
+	// behindFor is how long a stream is taken to be late before it has lost something.
+	behindFor = time.Second
 )
+
+// An engine handles the messages of one stream, or of what it is until it loses some:
+// it knows them by their sequences.
+type engine struct {
+	*delivery.Engine
+	epoch uint64 // of the reader
+}
 
 // A subscription reads from one consumer and sees to it that there is one.
 type subscription struct {
 	broker    *jetStream
 	cfg       broker.SubscribeConfig
 	what      string // for errors
-	engine    atomic.Pointer[delivery.Engine]
+	engine    atomic.Pointer[engine]
 	newEngine func() *delivery.Engine
 	reader    *reader
 	order     *orderer // nil unless ordered
@@ -59,10 +70,12 @@ type subscription struct {
 	// Of the goroutine that opens: start's, then supervise's.
 	stream        string
 	streamCreated time.Time
-	floor         uint64 // up to it the group has settled everything
-	looked        uint64 // the reader's count of messages when floor was asked for
+	behind        time.Time // since when the stream has fewer messages than came of it
+	floor         uint64    // up to it the group has settled everything
+	looked        uint64    // the reader's count of messages when floor was asked for
 	lookedAt      time.Time
-	logged        string
+	recovered     time.Time
+	logged        string // the last failure
 
 	mu        sync.Mutex
 	active    bool
@@ -86,7 +99,7 @@ func newSubscription(b *jetStream, cfg broker.SubscribeConfig, h broker.Handler)
 			Logger:      b.cfg.Logger,
 		})
 	}
-	s.engine.Store(s.newEngine())
+	s.engine.Store(&engine{Engine: s.newEngine()})
 	s.reader = newReader(cfg.Concurrency, cfg.MaxInFlight, cfg.Group != "" && !cfg.Ordered)
 	s.reader.ordered = cfg.Ordered
 	s.reader.pinned = cfg.Ordered && cfg.Group != ""
@@ -119,7 +132,12 @@ func newSubscription(b *jetStream, cfg broker.SubscribeConfig, h broker.Handler)
 
 // deliver gives a message to the engine. It waits for room.
 func (s *subscription) deliver(d *received) {
-	s.engine.Load().Deliver(delivery.Delivery{Message: &d.message, Invalid: d.invalid, Settler: d})
+	e := s.engine.Load()
+	if e.epoch != d.epoch { // of a stream that is gone, or it comes again
+		d.Release()
+		return
+	}
+	e.Deliver(delivery.Delivery{Message: &d.message, Invalid: d.invalid, Settler: d})
 }
 
 func (s *subscription) info(ctx context.Context) (*jetstream.ConsumerInfo, error) {
@@ -131,9 +149,17 @@ func (s *subscription) start(ctx context.Context) error {
 	b := s.broker
 	ctx, cancel := bounded(ctx)
 	defer cancel()
+	if !b.connected.Load() {
+		return b.unconnected(s.what)
+	}
 	var err error
-	if s.stream, err = b.streamOf(ctx, s.what, s.cfg.Topic); err != nil {
-		return err
+	for s.stream == "" {
+		s.stream, err = b.streamOf(ctx, s.what, s.cfg.Topic)
+		if errors.Is(err, errGone) && ctx.Err() == nil {
+			sleep(ctx, minReopenPause)
+		} else if err != nil {
+			return err
+		}
 	}
 	before := b.nc.LastError()
 	if s.sub, err = b.nc.Subscribe(s.reader.inbox+".*", s.reader.receive); err != nil {
@@ -185,8 +211,9 @@ func (s *subscription) open(ctx context.Context, first bool) error {
 	if err != nil {
 		return b.apiError(s.what, err)
 	}
-	s.see(stream.CachedInfo(), first)
-
+	if err := s.see(stream.CachedInfo(), first); err != nil {
+		return err
+	}
 	consumer, created, err := s.findConsumer(ctx, want, first)
 	if err != nil {
 		return err
@@ -210,26 +237,42 @@ func (s *subscription) open(ctx context.Context, first bool) error {
 	return nil
 }
 
-// see takes what is known of the stream. One that was created since the last time has
-// other messages under the same sequences.
-func (s *subscription) see(info *jetstream.StreamInfo, first bool) {
-	if !first && !info.Created.Equal(s.streamCreated) {
+// see takes what is known of the stream. One that was created since the last time, or
+// has lost its last messages, has or will have others under the same sequences.
+func (s *subscription) see(info *jetstream.StreamInfo, first bool) error {
+	last, seen := info.State.LastSeq, max(s.floor, s.reader.seen())
+	switch {
+	case first:
+		s.streamCreated = info.Created
+		return nil
+	case !info.Created.Equal(s.streamCreated):
 		s.log(slog.LevelWarn, "a stream was deleted and created again: its events are read from the first one",
 			slog.String("stream", s.stream))
-		s.floor = 0
-		s.reader.newStream()
-		s.retire()
+		last = 0
+	case last >= seen:
+		s.behind = time.Time{}
+		return nil
+	default:
+		// A server that has just become the stream's leader may not know of all yet.
+		now := time.Now()
+		if s.behind.IsZero() {
+			s.behind = now
+		}
+		if now.Sub(s.behind) < behindFor {
+			return status.Errorf(status.Unavailable, "%s: stream %q at %s ends at %d, and %d was delivered",
+				s.what, s.stream, s.broker.where(), last, seen)
+		}
+		s.log(slog.LevelWarn, "a stream has lost its last events: it was restored to an earlier state, perhaps",
+			slog.String("stream", s.stream), slog.Uint64("last", last), slog.Uint64("delivered", seen))
 	}
-	s.streamCreated = info.Created
-	if last := info.State.LastSeq; s.floor > last { // it was restored from an earlier state
-		s.floor = last
-	}
-}
-
-// retire has a new engine take over, which knows nothing of the older one's sequences.
-func (s *subscription) retire() {
-	old := s.engine.Swap(s.newEngine())
+	s.streamCreated, s.behind = info.Created, time.Time{}
+	s.floor = min(s.floor, last)
+	// The engine first: what comes in between is given to neither and comes again.
+	old := s.engine.Load()
+	s.engine.Store(&engine{Engine: s.newEngine(), epoch: old.epoch + 1})
+	s.reader.rewind(last)
 	s.retired.Go(func() { _ = old.Close(s.last) }) // the error is that s.last has ended
+	return nil
 }
 
 func (s *subscription) findConsumer(ctx context.Context, want jetstream.ConsumerConfig, first bool) (consumer jetstream.Consumer, created bool, err error) {
@@ -336,12 +379,16 @@ func (s *subscription) recover(cause error) {
 	if cause != nil {
 		s.fail(cause)
 	}
-	for attempt := 0; ; attempt++ {
-		select {
-		case <-s.ctx.Done():
-			return
-		default:
-		}
+	if errors.Is(cause, errConsumerGone) {
+		// The server says so before it has deleted the files, which a new one would
+		// share.
+		sleep(s.ctx, recreateConsumerAfter)
+	}
+	if since := time.Since(s.recovered); since < minReopenPause { // not as often as the server answers
+		sleep(s.ctx, minReopenPause-since)
+	}
+	defer func() { s.recovered = time.Now() }()
+	for attempt := 0; s.ctx.Err() == nil; attempt++ {
 		if !s.broker.connected.Load() {
 			s.fail(s.broker.unconnected("subscription to " + s.cfg.Topic))
 			select {
@@ -356,7 +403,7 @@ func (s *subscription) recover(cause error) {
 		cancel()
 		if err == nil {
 			select {
-			case <-s.troubles: // of the time before
+			case <-s.troubles: //nolint:errcheck // it is of the time before
 			default:
 			}
 			s.setState(true, cause)
@@ -368,13 +415,28 @@ func (s *subscription) recover(cause error) {
 		cause = err
 		s.fail(err)
 		pause := min(minReopenPause<<min(attempt, 10), maxReopenPause)
-		wait := time.NewTimer(pause/2 + rand.N(pause))
-		select {
-		case <-s.ctx.Done():
-		case <-s.changes:
-		case <-wait.C:
-		}
-		wait.Stop()
+		s.pause(pause/2 + rand.N(pause))
+	}
+}
+
+// pause waits for a while, for a change of the connection, or for the end.
+func (s *subscription) pause(d time.Duration) {
+	wait := time.NewTimer(d)
+	defer wait.Stop()
+	select {
+	case <-s.ctx.Done():
+	case <-s.changes:
+	case <-wait.C:
+	}
+}
+
+// sleep waits for a while, or for the end of ctx.
+func sleep(ctx context.Context, d time.Duration) {
+	wait := time.NewTimer(d)
+	defer wait.Stop()
+	select {
+	case <-ctx.Done():
+	case <-wait.C:
 	}
 }
 
@@ -429,9 +491,13 @@ func (s *subscription) Close(ctx context.Context) error {
 	if !draining {
 		_ = s.sub.Unsubscribe() // fails only when it has ended already
 	}
-	err := s.engine.Load().Close(ctx)
+	engine := s.engine.Load()
+	err := engine.Close(ctx)
 	s.end()
 	s.endReceiving(ctx)
+	if last := s.engine.Load(); last != engine { // of a stream that was gone at this moment
+		_ = last.Close(ctx) // nothing was delivered to it
+	}
 	s.retired.Wait()
 	b.subs.remove(s)
 	if err == nil {
@@ -459,7 +525,11 @@ func (s *subscription) endReceiving(ctx context.Context) {
 func (s *subscription) leave(ctx context.Context) error {
 	b := s.broker
 	what := "close the subscription to " + s.cfg.Topic
-	if err := b.flush(ctx, what); err != nil {
+	var err error = b.unconnected(what)
+	if b.connected.Load() {
+		err = b.flush(ctx, what)
+	}
+	if err != nil {
 		return fmt.Errorf("%w (the server may not know of the last events that were handled, and delivers them again)", err)
 	}
 	consumer := s.consumer.Load()

@@ -20,14 +20,17 @@ type backoff struct {
 	bound time.Duration
 }
 
-// wait pauses, for less than a bound that doubles each time, or until ctx ends.
-func (b *backoff) wait(ctx context.Context) {
+// next is the next pause: less than a bound that doubles each time.
+func (b *backoff) next() time.Duration {
 	if b.max == 0 {
 		b.max = maxBackoff
 	}
 	b.bound = min(max(2*b.bound, minBackoff), b.max)
-	pause(ctx, rand.N(b.bound))
+	return rand.N(b.bound)
 }
+
+// wait pauses, or until ctx ends.
+func (b *backoff) wait(ctx context.Context) { pause(ctx, b.next()) }
 
 func (b *backoff) reset() { b.bound = 0 }
 

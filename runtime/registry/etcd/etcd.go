@@ -3,8 +3,8 @@
 //
 // Instances live as long as a lease that their process keeps alive: a process that
 // dies without deregistering leaves within the lease's TTL. Everything is repaired
-// for ever: a lease that is lost, a key that others deleted or damaged, a watch that
-// was compacted away.
+// for ever: a lease that is lost, a key that others deleted or damaged (within two and
+// a half seconds for every hundred instances), a watch that was compacted away.
 //
 // While etcd is away, watchers keep the instances last known, marked stale within
 // six seconds, and replace them by what etcd has when it is back. An etcd
@@ -45,9 +45,12 @@ const (
 	attemptTimeout  = 5 * time.Second  // for one attempt to write, or to begin a watch
 	listTimeout     = 3 * time.Second  // for one page of a list
 	probeTimeout    = 3 * time.Second
+	maxPatience     = 12 * time.Second // with an etcd that is slow
 	probeInterval   = 2 * time.Second
 	staleAfter      = 2 * time.Second // of failing, at least
 	maxAbsence      = time.Second
+	shortly         = 20 * time.Millisecond
+	firstProbe      = 200 * time.Millisecond
 
 	pageSize    = 1000 // keys in one answer
 	maxListings = 8    // at one time
@@ -75,6 +78,7 @@ type Registry struct {
 	ttl    time.Duration
 	log    *slog.Logger
 
+	began   time.Time
 	ctx     context.Context // ends with Close
 	stop    context.CancelCauseFunc
 	running sync.WaitGroup
@@ -82,20 +86,28 @@ type Registry struct {
 	leaseTurn chan struct{} // held while lease is read or replaced
 	lease     *lease
 
+	work     chan struct{} // wakes the keeper
 	listings chan struct{}
 	reached  atomic.Int64 // when etcd last answered, in nanoseconds of Unix time
+
+	checkedTo string // the last key that was checked; only the probe uses it
 
 	closed chan struct{} // closed when Close is done
 	failed error         // what came of it
 
-	mu       sync.Mutex
-	closing  bool
-	line     *line
-	endpoint int // of the line
-	probing  bool
-	back     chan struct{} // closed when etcd is back; nil unless it is away
-	entries  map[string]*entry
-	feeds    map[string]*service
+	mu        sync.Mutex
+	closing   bool
+	line      *line
+	endpoint  int // of the line
+	probing   bool
+	keeping   bool
+	back      chan struct{} // closed when etcd is back; nil unless it is away
+	awaySince time.Time
+	spread    time.Duration // of the return, after the last time it was away
+	trouble   error         // why the last probe failed; nil where it did not
+	entries   map[string]*entry
+	queued    []*entry // for the keeper
+	feeds     map[string]*service
 }
 
 var _ registry.Registry = (*Registry)(nil)
@@ -129,17 +141,20 @@ func New(client *clientv3.Client, cfg Config) (*Registry, error) {
 		ttl:       (cfg.TTL + time.Second - 1).Truncate(time.Second),
 		log:       cfg.Logger,
 		leaseTurn: make(chan struct{}, 1),
+		work:      make(chan struct{}, 1),
 		listings:  make(chan struct{}, maxListings),
 		closed:    make(chan struct{}),
 		entries:   make(map[string]*entry),
 		feeds:     make(map[string]*service),
 	}
+	r.began = time.Now()
 	r.endpoint = rand.IntN(max(1, len(client.Endpoints()))) // not all processes at the same one
+	r.ctx, r.stop = context.WithCancelCause(context.Background())
 	var err error
 	if r.line, err = r.dial(); err != nil {
+		r.stop(err)
 		return nil, fmt.Errorf("etcd registry: %w", err)
 	}
-	r.ctx, r.stop = context.WithCancelCause(context.Background())
 	return r, nil
 }
 
@@ -203,7 +218,7 @@ func (r *Registry) Services(ctx context.Context) ([]string, error) {
 	ctx, cancel := r.whileOpen(ctx)
 	defer cancel()
 	var names []string
-	_, err := r.list(ctx, r.prefix, func(kv *mvccpb.KeyValue) {
+	_, _, err := r.list(ctx, r.prefix, func(kv *mvccpb.KeyValue) {
 		in, err := r.decode(kv)
 		if err == nil && (len(names) == 0 || names[len(names)-1] != in.Service) {
 			names = append(names, in.Service)
@@ -226,8 +241,8 @@ func (r *Registry) whileOpen(ctx context.Context) (context.Context, context.Canc
 	}
 }
 
-// list yields all keys with a prefix in order, as they are at one revision.
-func (r *Registry) list(ctx context.Context, prefix string, yield func(*mvccpb.KeyValue)) (revision int64, err error) {
+// list yields all keys with a prefix in order, as they are at one revision of a cluster.
+func (r *Registry) list(ctx context.Context, prefix string, yield func(*mvccpb.KeyValue)) (revision int64, cluster uint64, err error) {
 	page := func(from string) (*clientv3.GetResponse, error) {
 		l := r.currentLine()
 		ctx, cancel := l.attempt(ctx, listTimeout)
@@ -248,18 +263,18 @@ func (r *Registry) list(ctx context.Context, prefix string, yield func(*mvccpb.K
 	for from := prefix; ; {
 		res, err := page(from)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		r.answered()
 		if revision == 0 {
-			revision = res.Header.Revision
+			revision, cluster = res.Header.Revision, res.Header.ClusterId
 		}
 		for _, kv := range res.Kvs {
 			yield(kv)
 			from = string(kv.Key) + "\x00"
 		}
 		if !res.More {
-			return revision, nil
+			return revision, cluster, nil
 		}
 	}
 }

@@ -3,8 +3,12 @@ package etcd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
+	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -182,5 +186,92 @@ func TestBackoff(t *testing.T) {
 		if time.Since(begun) > 0 {
 			t.Error("a pause outlasts its context")
 		}
+	})
+}
+
+// What merge makes is what a map would.
+func TestMerge(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 200 {
+		model := make(map[string]registry.Instance)
+		var sorted []registry.Instance
+		for round := range 10 {
+			changes := make(map[string]*registry.Instance)
+			for range rng.IntN(8) {
+				id := fmt.Sprint("i", rng.IntN(12))
+				if rng.IntN(3) == 0 {
+					changes[id] = nil
+					delete(model, id)
+					continue
+				}
+				in := registry.Instance{ID: id, Version: fmt.Sprint(round)}
+				changes[id], model[id] = &in, in
+			}
+			before := slices.Clone(sorted)
+			merged := merge(sorted, changes)
+			if !slices.EqualFunc(sorted, before, registry.Instance.Equal) {
+				t.Fatal("merge changes what it is given")
+			}
+			sorted = merged
+			want := slices.SortedFunc(maps.Values(model), func(a, b registry.Instance) int { return strings.Compare(a.ID, b.ID) })
+			if !slices.EqualFunc(sorted, want, registry.Instance.Equal) {
+				t.Fatalf("%v, want %v", sorted, want)
+			}
+		}
+	}
+}
+
+// What waits is done in transactions of bounded size, in the order in which it came,
+// and what failed is done by itself.
+func TestTake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &Registry{ctx: t.Context(), work: make(chan struct{}, 1), entries: make(map[string]*entry)}
+		add := func(key string, size int) *entry {
+			e := &entry{r: r, key: key, leases: make(map[clientv3.LeaseID]bool)}
+			e.set(&registration{value: strings.Repeat("x", size)})
+			return e
+		}
+		takes := func(want ...string) {
+			t.Helper()
+			batch, _ := r.take()
+			var got []string
+			for _, j := range batch {
+				got = append(got, j.e.key)
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("took %.60q, want %.60q", got, want)
+			}
+		}
+		var all []string
+		for i := range maxBatch + 10 {
+			key := fmt.Sprintf("%03d", i)
+			all = append(all, key)
+			add(key, 10)
+		}
+		takes(all[:maxBatch]...)
+		takes(all[maxBatch:]...)
+		takes()
+
+		add("a", maxBatchBytes-100)
+		add("b", 200)
+		add("c", 10)
+		takes("a", "c")
+		takes("b")
+		add("huge", 2*maxBatchBytes) // etcd refuses it, or not
+		takes("huge")
+
+		alone, other := add("alone", 1), add("other", 1)
+		alone.alone = true
+		takes("alone")
+		takes("other")
+		r.queue(alone, time.Now().Add(time.Minute))
+		r.queue(other, time.Now().Add(2*time.Minute))
+		if batch, wait := r.take(); len(batch) > 0 || wait != time.Minute {
+			t.Errorf("took %d, and is to wait for %v", len(batch), wait)
+		}
+		time.Sleep(time.Minute)
+		takes("alone")
+		r.queue(other, time.Time{}) // sooner than it was to be
+		takes("other")
 	})
 }

@@ -3,17 +3,12 @@ package etcd
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"github.com/protomicro/micro/runtime/registry"
 )
 
 // A line is one connection to one endpoint and all that goes over it. The client's
@@ -29,6 +24,7 @@ type line struct {
 
 	ctx  context.Context // ends when the line is given up
 	quit context.CancelCauseFunc
+	lost chan struct{} // gets something when a connection that stood does not any more
 }
 
 var errGivenUp = errors.New("its connection was given up")
@@ -52,7 +48,20 @@ func (r *Registry) dial() (*line, error) {
 		stream: clientv3.NewWatchFromWatchClient(etcdserverpb.NewWatchClient(conn), r.client),
 		conn:   conn,
 	}
-	l.ctx, l.quit = context.WithCancelCause(context.Background())
+	l.ctx, l.quit = context.WithCancelCause(r.ctx)
+	l.lost = make(chan struct{}, 1)
+	r.running.Go(func() {
+		for was := conn.GetState(); conn.WaitForStateChange(l.ctx, was); {
+			is := conn.GetState()
+			if was.String() == "READY" && is.String() != "READY" {
+				select {
+				case l.lost <- struct{}{}:
+				default:
+				}
+			}
+			was = is
+		}
+	})
 	return l, nil
 }
 
@@ -101,6 +110,10 @@ func (r *Registry) redial(old *line) {
 	r.line = l
 	r.mu.Unlock()
 	old.close()
+	if conn := r.client.ActiveConnection(); conn != nil && r.client.Username != "" {
+		// The client asks for tokens over its own connection, which must not rest then.
+		conn.ResetConnectBackoff()
+	}
 }
 
 // probe asks for an answer that needs a leader, as long as the line is of use. While
@@ -108,9 +121,17 @@ func (r *Registry) redial(old *line) {
 // absence, such as an election, changes no snapshot.
 func (r *Registry) probe() {
 	var failing time.Time // when the first question was put that got no answer
-	interval, stale := probeInterval, false
+	failures := 0
+	interval, patience, stale := probeInterval, probeTimeout, false
+	// The first question comes soon, and not at all where something else was answered:
+	// who cannot reach etcd in the first place is to be told of it.
+	pause(r.ctx, firstProbe)
+	first := true
 	for {
-		pause(r.ctx, interval*3/4+rand.N(interval/2))
+		if !first || r.reached.Load() > 0 {
+			r.untilProbe(interval*3/4 + rand.N(interval/2))
+		}
+		first = false
 		if r.ctx.Err() != nil {
 			return
 		}
@@ -121,22 +142,37 @@ func (r *Registry) probe() {
 			continue
 		}
 		asked := time.Now()
-		err := r.ask(l)
+		ctx, cancel := context.WithTimeout(r.ctx, patience)
+		err := r.ask(ctx, l)
+		slow := ctx.Err() != nil
+		cancel()
 		switch {
 		case r.ctx.Err() != nil:
 			return
-		case err == nil && !failing.IsZero():
+		case err == nil:
 			if stale {
 				r.log.Info("etcd registry: in reach again", "after", time.Since(failing).Round(time.Millisecond))
 			}
-			interval, stale, failing = probeInterval, false, time.Time{}
-			r.setReach(true)
-		case err != nil:
+			if !failing.IsZero() {
+				interval, patience, stale, failing, failures = probeInterval, probeTimeout, false, time.Time{}, 0
+				r.setReach(nil)
+			}
+		case slow && r.reached.Load() > asked.UnixNano():
+			// Something else was answered meanwhile: etcd has much to do, and another
+			// connection would only be more of it.
+		default:
 			if failing.IsZero() {
 				failing = asked
 			}
 			interval = r.absence()
-			r.setReach(false)
+			if failures++; failures < len(r.client.Endpoints()) {
+				interval = shortly // there is another one, which may be well
+			}
+			if slow { // the more time it takes, the more it gets
+				patience = min(2*patience, maxPatience)
+			}
+			r.setReach(err)
+			err = r.explain(err)
 			r.redial(l)
 			if time.Since(failing) < staleAfter {
 				continue
@@ -150,49 +186,74 @@ func (r *Registry) probe() {
 	}
 }
 
+// untilProbe pauses, for a moment only when the connection is lost: with a short TTL
+// there is no time to lose, and not all are to return in the same instant.
+func (r *Registry) untilProbe(d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-r.ctx.Done():
+	case <-r.currentLine().lost:
+		pause(r.ctx, min(d, rand.N(r.absence()/4)))
+	}
+}
+
 // absence bounds the pause between questions while etcd is away, and that of each
 // who has waited for it when it is back. With a short TTL it is a part of that, so
 // that a lease that a restarted etcd extended by the TTL is renewed in time.
 func (r *Registry) absence() time.Duration { return min(maxAbsence, r.ttl/8) }
 
-// ask waits for an answer. It fails at once where there is no connection.
-func (r *Registry) ask(l *line) error {
-	ctx, cancel := context.WithTimeout(r.ctx, probeTimeout)
-	defer cancel()
-	if _, err := l.raw.Range(ctx, &etcdserverpb.RangeRequest{Key: []byte(r.prefix), KeysOnly: true}); err != nil {
-		return r.explain(rpctypes.Error(err))
-	}
-	r.answered()
-	return nil
-}
-
-func (r *Registry) setReach(reach bool) {
+// setReach notes why etcd is away, or that it is back.
+func (r *Registry) setReach(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.trouble = err
 	switch {
-	case !reach && r.back == nil:
-		r.back = make(chan struct{})
-	case reach && r.back != nil:
+	case err != nil && r.back == nil:
+		r.back, r.awaySince = make(chan struct{}), time.Now()
+	case err == nil && r.back != nil:
+		r.spread = min(max(time.Since(r.awaySince), minBackoff), r.absence())
 		close(r.back)
 		r.back = nil
 	}
 }
 
-// retry pauses before another attempt: until etcd is back and a moment more, if it
-// is known to be away, so that not all return in the same instant.
-func (r *Registry) retry(ctx context.Context, pauses *backoff) {
+func (r *Registry) isAway() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.back != nil
+}
+
+// whenBack returns when etcd is not known to be away, or ctx ends. It tells whether
+// it had to wait.
+func (r *Registry) whenBack(ctx context.Context) (waited bool) {
 	r.mu.Lock()
 	back := r.back
 	r.mu.Unlock()
 	if back == nil {
-		pauses.wait(ctx)
-		return
+		return false
 	}
 	select {
 	case <-back:
-		pauses.reset()
-		pause(ctx, rand.N(r.absence()))
 	case <-ctx.Done():
+	}
+	return true
+}
+
+// retry pauses before another attempt: until etcd is back and a moment more, if it
+// is known to be away, so that not all return in the same instant.
+func (r *Registry) retry(ctx context.Context, pauses *backoff) {
+	if !r.whenBack(ctx) {
+		pauses.wait(ctx)
+		return
+	}
+	pauses.reset()
+	r.mu.Lock()
+	spread := r.spread
+	r.mu.Unlock()
+	if spread > 0 { // it is 0 where ctx has ended first
+		pause(ctx, rand.N(spread))
 	}
 }
 
@@ -206,20 +267,3 @@ func (r *Registry) staleAll(err error) {
 
 // answered notes that etcd is in reach.
 func (r *Registry) answered() { r.reached.Store(time.Now().UnixNano()) }
-
-// reason is why what was done under ctx failed.
-func (r *Registry) reason(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	return r.explain(err)
-}
-
-// explain says in an error where etcd is, if it was not etcd that answered with it:
-// the client waits for a connection and then only tells that time is over.
-func (r *Registry) explain(err error) error {
-	if _, ok := errors.AsType[rpctypes.EtcdError](err); ok || errors.Is(err, context.Canceled) || errors.Is(err, registry.ErrClosed) {
-		return err
-	}
-	return fmt.Errorf("etcd at %s does not answer: %w", strings.Join(r.client.Endpoints(), ", "), err)
-}

@@ -12,8 +12,6 @@ import (
 var (
 	errReplaced = errors.New("a later Register of this process has the same service and ID")
 	errTaken    = errors.New("another process has registered the same service and ID; this instance is registered again when that one leaves")
-	errDeleted  = errors.New("the key was deleted by others")
-	errDamaged  = errors.New("the key was overwritten by others")
 	errLeft     = errors.New("the registration is closed")
 )
 
@@ -70,9 +68,9 @@ func (reg *registration) begin(ctx context.Context) error {
 	reg.entry = e
 	g := e.set(reg)
 	g.first = true
-	if !e.running {
-		e.running = true
-		r.begin(e.run)
+	if !r.keeping {
+		r.keeping = true
+		r.begin(r.keep)
 	}
 	r.mu.Unlock()
 

@@ -52,9 +52,9 @@ func (t *Transport) check(stop <-chan struct{}) {
 	}
 }
 
-// due are the questions to put now: one for each call that has been under way for a
-// heartbeat, and then for each heartbeat. It is called twice in a heartbeat. Calls about
-// which missedHeartbeats questions were put in vain fail.
+// due are the questions to put now, one for each call in each heartbeat. It is called
+// twice in a heartbeat, so that no call is asked about that has not been under way for a
+// half. Calls about which missedHeartbeats questions were put in vain fail.
 func (in *inbox) due() []check {
 	var cs []check
 	for i := range in.shards {

@@ -14,7 +14,8 @@ import (
 
 // A Settler carries out what was decided about one delivery. Exactly one of Ack,
 // Retry and Release is called, once, from any goroutine; Extend any number of times
-// before. None may block for long.
+// before. None may block for long, or call the engine. Of a Settler that was superseded
+// (see [Engine.Deliver]) nothing is called any more.
 type Settler interface {
 	// Ack settles the message: it was handled, or its dead letter is stored.
 	Ack()
@@ -22,7 +23,8 @@ type Settler interface {
 	// only where [Config.Redelivers].
 	Retry(after time.Duration)
 	// Release gives it back unhandled, for another member at once: the
-	// subscription closes. Where nothing redelivers, the message is gone.
+	// subscription closes. Where nothing redelivers, the message is gone: there was no
+	// time to handle it, or no way to store its dead letter.
 	Release()
 	// Extend says that a handler is still at work on it.
 	Extend()

@@ -54,7 +54,8 @@ func New(cfg Config) *Engine {
 //
 // An ordered engine knows a message that is delivered once more by its Sequence. While
 // it holds it still, the new Settler takes the place of the older one, of which
-// nothing is called any more; when it has settled it, it acknowledges it again.
+// nothing is called any more; when it has settled it, it acknowledges it again. So a
+// store that counts anew, because it was lost, needs another engine.
 func (e *Engine) Deliver(d Delivery) {
 	it := newItem(e, d)
 	e.mu.Lock()

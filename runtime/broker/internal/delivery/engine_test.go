@@ -381,7 +381,7 @@ func (g *gate) want(t *testing.T, ids ...string) {
 	synctest.Wait()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !slices.Equal(g.running, ids) {
+	if !slices.Equal(slices.Sorted(slices.Values(g.running)), slices.Sorted(slices.Values(ids))) { // some begin at one time
 		t.Errorf("%v have begun; want %v", g.running, ids)
 	}
 }
@@ -411,6 +411,47 @@ func TestBounds(t *testing.T) {
 			synctest.Wait() // or two begin in any order
 		}
 		g.want(t, "0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
+		_ = r.close(0)
+		r.wantEmpty()
+	})
+}
+
+// Deliver that was full goes on when there is room for some, so that it is not sent for
+// with each one, and in any case when workers have nothing to do.
+func TestRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate()
+		r := newRig(t, Config{LocalRetries: true, Subscribe: broker.SubscribeConfig{Concurrency: 1, MaxInFlight: 8, MaxAttempts: 2}}, g.handle)
+		delivered := 0
+		go func() {
+			for id := range 11 {
+				r.deliver(fmt.Sprint(id), nil)
+				delivered++
+			}
+		}()
+		want := func(n int) {
+			t.Helper()
+			synctest.Wait()
+			if delivered != n {
+				t.Errorf("%d were taken; want %d", delivered, n)
+			}
+		}
+		want(8)
+		g.open <- nil
+		want(8)
+		g.open <- nil
+		want(10) // and full again
+		g.open <- nil
+		want(10)
+		for range 6 {
+			g.open <- errFailure // in flight as before
+			want(10)
+		}
+		g.open <- errFailure // the last one that had something to do
+		want(11)
+		for range 8 {
+			g.open <- nil
+		}
 		_ = r.close(0)
 		r.wantEmpty()
 	})
@@ -512,6 +553,98 @@ func TestCloseRunsOutOfTime(t *testing.T) {
 	}
 }
 
+// A slowSettler releases when it is let.
+type slowSettler struct {
+	settler
+	release func()
+}
+
+func (s slowSettler) Release() {
+	s.release()
+	s.settler.Release()
+}
+
+func slow(release func()) func(*Delivery) {
+	return func(d *Delivery) { d.Settler = slowSettler{d.Settler.(settler), release} }
+}
+
+// A handler that ends because time is over is not to blame, also while another message
+// is released before its own.
+func TestCloseBlamesNobody(t *testing.T) {
+	for _, err := range []error{errFailure, broker.Permanent(errFailure)} {
+		settled := make(chan struct{})
+		began := make(chan struct{}, 2)
+		r := newRig(t, Config{Redelivers: true}, func(ctx context.Context, m *broker.Message) error {
+			began <- struct{}{}
+			<-ctx.Done()
+			if m.ID == "slow" {
+				<-settled
+			}
+			return err
+		})
+		r.deliver("slow", slow(func() { <-settled }))
+		r.deliver("1", func(d *Delivery) { d.Settler = tellingSettler{d.Settler, settled} })
+		<-began
+		<-began
+		if err := r.close(time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+		for _, id := range []string{"slow", "1"} {
+			if got := r.settled[id]; len(got) != 1 || !strings.HasPrefix(got[0], "release") {
+				t.Errorf("%s: got %v", id, got)
+			}
+		}
+		r.wantLetters()
+		r.wantEmpty()
+	}
+}
+
+// A tellingSettler tells when it has settled.
+type tellingSettler struct {
+	Settler
+	settled chan struct{}
+}
+
+func (s tellingSettler) Ack()                  { s.Settler.Ack(); close(s.settled) }
+func (s tellingSettler) Retry(d time.Duration) { s.Settler.Retry(d); close(s.settled) }
+func (s tellingSettler) Release()              { s.Settler.Release(); close(s.settled) }
+
+// Close waits for what comes too late and is being released.
+func TestCloseWaitsForSettlers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate()
+		r := newRig(t, Config{Redelivers: true}, g.handle)
+		r.deliver("1", nil)
+		g.want(t, "1")
+		go func() {
+			time.Sleep(500 * time.Millisecond)
+			r.deliver("late", slow(func() { time.Sleep(2 * time.Second) }))
+		}()
+		if err := r.close(time.Second); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+		r.want("1", "release at 1s")
+		r.want("late", "release at 2.5s")
+		r.wantEmpty()
+	})
+}
+
+// What is settled is neither extended nor handled, though it may stand in a list or a
+// queue from before.
+func TestSettledItem(t *testing.T) {
+	r := newRig(t, Config{}, nil)
+	it := newItem(r.Engine, Delivery{Message: new(broker.Message), Settler: settler{r, "1"}})
+	it.extend()
+	if !it.settle(ack, 0) || it.settle(release, 0) || it.begin() || it.releaseUnbegun() {
+		t.Error("it was settled or begun after it had been settled")
+	}
+	it.extend()
+	if r.extends["1"] != 1 || len(r.settled["1"]) != 1 {
+		t.Errorf("%d extensions, %v", r.extends["1"], r.settled["1"])
+	}
+	_ = r.close(0)
+}
+
 func TestCloseEndsDeadLetter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, Config{Redelivers: true, Subscribe: broker.SubscribeConfig{MaxAttempts: 1}},
@@ -603,6 +736,9 @@ func TestExtend(t *testing.T) {
 		r.deliver("long", key("other"))
 		synctest.Wait()
 		_ = r.close(15 * time.Second)
+		if r.Engine.extender.Stop() {
+			t.Error("the timer runs on")
+		}
 		time.Sleep(time.Hour)
 		if r.extends["long"] != 12 {
 			t.Errorf("%d extensions, with one of a message that was released after 15s", r.extends["long"])

@@ -28,7 +28,7 @@ const (
 	deadLetterTries = 5
 )
 
-type outcome int
+type outcome uint8
 
 const (
 	none outcome = iota // the settler is superseded, and the message goes on
@@ -43,28 +43,23 @@ type item struct {
 	engine     *Engine
 	prev, next *item // in the engine's ring, under its lock
 	timer      *time.Timer
-	behind     *item // of the same key, under the engine's lock
-
-	message  *broker.Message // for the handler, which may change it
-	original broker.Message  // as it was received; Attempt counts on
-	invalid  error
-	letter   *broker.Message // it is given up
-	tries    int             // to publish the letter
+	place      *place          // in the engine's order, if it has one
+	message    *broker.Message // with a handler's attempt, it is the handler's, which may change it
+	invalid    error
+	letter     *broker.Message // it is given up
+	settler    Settler
 
 	mu      sync.Mutex
-	settler Settler
 	settled outcome
-	begun   bool // on a worker
+	begun   bool  // on a worker
+	tried   bool  // by a handler
+	letters uint8 // attempts to publish the letter
 
 	ctx callctx.Context // of the first attempt
 }
 
 func newItem(e *Engine, d Delivery) *item {
-	it := &item{engine: e, message: d.Message, original: *d.Message, invalid: d.Invalid, settler: d.Settler}
-	if d.Message.Metadata.Len() > 0 {
-		it.original.Metadata = d.Message.Metadata.Clone()
-	}
-	return it
+	return &item{engine: e, message: d.Message, invalid: d.Invalid, settler: d.Settler}
 }
 
 // begin reports whether the item has a turn on a worker.
@@ -143,6 +138,14 @@ func (it *item) finish(o outcome, after time.Duration) {
 
 var errGone = errors.New("the handler ended its goroutine")
 
+// A panicError is a handler's panic.
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (e *panicError) Error() string { return fmt.Sprintf("the handler panicked: %v", e.value) }
+
 // Run is the item's turn on a worker.
 func (it *item) Run() {
 	if !it.begin() {
@@ -152,92 +155,110 @@ func (it *item) Run() {
 		it.bury()
 		return
 	}
+	if it.tried {
+		it.message.Attempt++
+	}
+	if err := it.hopeless(); err != nil {
+		it.giveUp(err)
+		return
+	}
+	// On the stack, as nearly none is needed again.
+	original := *it.message
+	if original.Metadata.Len() > 0 {
+		original.Metadata = original.Metadata.Clone()
+	}
 	err := errGone
-	defer func() { it.decide(err) }() // even when the handler ends its goroutine
-	err = it.attempt()
+	defer func() { // even when the handler ends its goroutine
+		if err == nil {
+			it.finish(ack, 0)
+			return
+		}
+		again := original
+		it.message = &again
+		it.failed(err)
+	}()
+	err = it.attempt(original.Metadata)
 }
 
-// attempt calls the handler, unless it is clear without that that the message is to be
-// given up.
-func (it *item) attempt() error {
-	cfg := &it.engine.cfg.Subscribe
+// hopeless is why the message is to be given up without an attempt, or nil.
+func (it *item) hopeless() error {
 	if it.invalid != nil {
-		return broker.Permanent(it.invalid)
+		return it.invalid
 	}
-	if it.original.Attempt > cfg.MaxAttempts+extraDeliveries {
-		return broker.Permanent(fmt.Errorf("delivered %d times, with MaxAttempts %d, and no outcome was recorded: "+
-			"processes or connections ended before, or the dead letter could not be stored",
-			it.original.Attempt, cfg.MaxAttempts))
+	if limit := it.engine.cfg.Subscribe.MaxAttempts; it.message.Attempt > limit+extraDeliveries {
+		return fmt.Errorf("delivered %d times, with MaxAttempts %d, and no outcome was recorded: "+
+			"processes or connections ended before, or the dead letter could not be stored", it.message.Attempt, limit)
 	}
+	return nil
+}
+
+// attempt calls the handler.
+func (it *item) attempt(md metadata.MD) error {
 	own := &it.ctx
-	if it.message == nil { // not the first attempt: the message and the context are with the handler of that one
+	if it.tried { // that one is with the handler of the first attempt
 		own = new(callctx.Context)
-		it.original.Attempt++
-		m := it.original
-		m.Metadata = m.Metadata.Clone()
-		it.message = &m
 	}
+	it.tried = true
+	timeout := it.engine.cfg.Subscribe.Timeout
 	var deadline time.Time
-	if cfg.Timeout > 0 {
-		deadline = time.Now().Add(cfg.Timeout)
+	if timeout > 0 {
+		deadline = time.Now().Add(timeout)
 	}
 	own.Init(it.engine.base, deadline)
 	defer own.Cancel(nil)
 	var ctx context.Context = own
-	if it.original.Metadata.Len() > 0 {
-		ctx = metadata.WithExchange(ctx, &metadata.Exchange{Request: it.original.Metadata})
+	if md.Len() > 0 {
+		ctx = metadata.WithExchange(ctx, &metadata.Exchange{Request: md})
 	}
-	m := it.message
-	it.message = nil
-	err := it.call(ctx, m)
+	err := it.call(ctx)
 	if err != nil && errors.Is(own.Err(), context.DeadlineExceeded) {
-		return fmt.Errorf("the handler took longer than its Timeout of %v: %w", cfg.Timeout, err)
+		return fmt.Errorf("the handler took longer than its Timeout of %v: %w", timeout, err)
 	}
 	return err
 }
 
 // call survives the handler's panic.
-func (it *item) call(ctx context.Context, m *broker.Message) (err error) {
+func (it *item) call(ctx context.Context) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("the handler panicked: %v", p)
-			it.log(slog.LevelError, "an event handler panicked",
-				slog.String("panic", fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
+			err = &panicError{p, debug.Stack()}
 		}
 	}()
-	return it.engine.cfg.Handler(ctx, m)
+	return it.engine.cfg.Handler(ctx, it.message)
 }
 
-// decide is what becomes of the message after an attempt.
-func (it *item) decide(err error) {
+// failed is what becomes of the message after an attempt without success.
+func (it *item) failed(err error) {
 	e := it.engine
 	cfg := &e.cfg.Subscribe
-	switch {
-	case err == nil:
-		it.finish(ack, 0)
-		return
-	case e.base.Err() != nil: // Close ran out of time, which is not the message's fault
+	if p, ok := errors.AsType[*panicError](err); ok {
+		it.log(slog.LevelError, "an event handler panicked", slog.Any("panic", p.value), slog.String("stack", string(p.stack)))
+	}
+	if e.base.Err() != nil { // Close ran out of time, which is not the message's fault
 		it.finish(release, 0)
 		return
-	case !broker.IsPermanent(err) && it.original.Attempt < cfg.MaxAttempts:
-		after := cfg.BackoffAfter(it.original.Attempt)
+	}
+	if !broker.IsPermanent(err) && it.message.Attempt < cfg.MaxAttempts {
+		after := cfg.BackoffAfter(it.message.Attempt)
 		switch {
-		case !e.local && e.cfg.Redelivers:
+		case e.local && e.wait(it, after):
+			return
+		case e.local && e.cfg.Redelivers: // the engine closes
+			it.finish(release, 0)
+			return
+		case e.cfg.Redelivers:
 			it.finish(retry, after)
 			return
-		case e.local:
-			if e.wait(it, after) {
-				return
-			}
-			if e.cfg.Redelivers {
-				it.finish(release, 0)
-				return
-			}
 		}
 	}
+	it.giveUp(err)
+}
+
+func (it *item) giveUp(err error) {
+	cfg := &it.engine.cfg.Subscribe
 	it.log(slog.LevelWarn, "an event was given up", slog.Any("error", err))
-	it.letter = it.original.GiveUp(cfg.Group, err, time.Now())
-	if it.original.DeadLetter != nil && broker.Matches(cfg.Topic, it.letter.Topic) {
+	it.letter = it.message.GiveUp(cfg.Group, err, time.Now())
+	if it.message.DeadLetter != nil && broker.Matches(cfg.Topic, it.letter.Topic) {
 		it.finish(ack, 0) // it would come back: it stays the dead letter that it is
 		return
 	}
@@ -259,8 +280,7 @@ func (it *item) bury() {
 			it.finish(release, 0)
 			return
 		}
-		it.tries++
-		if !e.cfg.Redelivers && it.tries == deadLetterTries {
+		if it.letters++; !e.cfg.Redelivers && it.letters == deadLetterTries {
 			it.log(slog.LevelError, "an event is lost: it was given up, and its dead letter could not be published",
 				slog.String("reason", it.letter.DeadLetter.Reason), slog.Any("error", err))
 			it.finish(release, 0)
@@ -284,7 +304,7 @@ func (it *item) bury() {
 }
 
 func (it *item) log(level slog.Level, text string, attrs ...slog.Attr) {
-	m := &it.original
+	m := it.message
 	attrs = append(attrs, slog.String("topic", m.Topic), slog.String("group", it.engine.cfg.Subscribe.Group),
 		slog.String("type", m.Type), slog.String("id", m.ID), slog.Int("attempt", m.Attempt))
 	it.engine.cfg.Logger.LogAttrs(context.Background(), level, text, attrs...)

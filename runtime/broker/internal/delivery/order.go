@@ -8,6 +8,13 @@ type order struct {
 	past sequences
 }
 
+// A place is where an item is in an order.
+type place struct {
+	key      string
+	sequence uint64
+	behind   *item // of the same key
+}
+
 // A lane is the messages of one key. The first one is on its way; the others wait.
 type lane struct{ first, last *item }
 
@@ -44,49 +51,51 @@ func (o *order) again(d Delivery) (outcome, bool) {
 
 // push reports whether the item is the first of its key.
 func (o *order) push(it *item) bool {
-	if n := it.original.Sequence; n > 0 {
-		o.held[n] = it
+	p := &place{key: it.message.Key, sequence: it.message.Sequence}
+	it.place = p
+	if p.sequence > 0 {
+		o.held[p.sequence] = it
 	}
-	l := o.keys[it.original.Key]
+	l := o.keys[p.key]
 	if l == nil {
-		o.keys[it.original.Key] = &lane{it, it}
+		o.keys[p.key] = &lane{it, it}
 		return true
 	}
-	l.last.behind = it
+	l.last.place.behind = it
 	l.last = it
 	return false
 }
 
 // first reports whether the item is the first of its key.
 func (o *order) first(it *item) bool {
-	l := o.keys[it.original.Key]
+	l := o.keys[it.place.key]
 	return l != nil && l.first == it
 }
 
 // pop takes out an item that is settled, and returns the one behind it if that is the
 // first of its key now.
 func (o *order) pop(it *item) *item {
-	if n := it.original.Sequence; n > 0 {
-		delete(o.held, n)
+	p := it.place
+	if p.sequence > 0 {
+		delete(o.held, p.sequence)
 		if it.settled == ack {
-			o.past.add(n)
+			o.past.add(p.sequence)
 		}
 	}
-	key := it.original.Key
-	l := o.keys[key]
-	next := it.behind
-	it.behind = nil
+	l := o.keys[p.key]
+	next := p.behind
+	p.behind = nil
 	if l.first == it {
 		if l.first = next; next == nil {
-			delete(o.keys, key)
+			delete(o.keys, p.key)
 		}
 		return next
 	}
 	before := l.first // close to the end of an engine, where all are taken out
-	for before.behind != it {
-		before = before.behind
+	for before.place.behind != it {
+		before = before.place.behind
 	}
-	if before.behind = next; next == nil {
+	if before.place.behind = next; next == nil {
 		l.last = before
 	}
 	return nil

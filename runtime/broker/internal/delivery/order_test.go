@@ -218,7 +218,7 @@ func TestOrderPop(t *testing.T) {
 	o := newOrder(1)
 	items := make([]*item, 4)
 	for i := range items {
-		items[i] = new(item)
+		items[i] = &item{message: new(broker.Message)}
 		if first := o.push(items[i]); first != (i == 0) {
 			t.Errorf("%d is first: %v", i, first)
 		}
