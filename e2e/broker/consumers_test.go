@@ -382,43 +382,48 @@ func TestStreamIsRestored(t *testing.T) {
 	t.Parallel()
 	for _, group := range []string{"billing", ""} {
 		for _, ordered := range []bool{false, true} {
-			t.Run(fmt.Sprintf("group=%q,ordered=%t", group, ordered), func(t *testing.T) {
-				t.Parallel()
-				ns := natstest.StartProcess(t)
-				b := jetStream(t, ns.Connect(t), nats.JetStreamConfig{Streams: orders, AckWait: time.Second})
-				closeAtEnd(t, b)
-				publish(t, b, "orders.eu.placed", "before")
-				in := newInbox()
-				sub := subscribe(t, b, broker.SubscribeConfig{Topic: "orders.*.placed", Group: group, Ordered: ordered}, in.handle)
-				publish(t, b, "orders.eu.placed", "1", "2", "3")
-				for range 3 {
-					in.next(t)
-				}
-				ns.Kill()
-				earlier := t.TempDir()
-				if err := os.CopyFS(earlier, os.DirFS(ns.Dir())); err != nil {
-					t.Fatal(err)
-				}
-				ns.Start(t)
-				publish(t, b, "orders.eu.placed", "4", "5", "6")
-				for range 3 {
-					in.next(t)
-				}
-				ns.Kill()
-				if err := errors.Join(os.RemoveAll(ns.Dir()), os.CopyFS(ns.Dir(), os.DirFS(earlier))); err != nil {
-					t.Fatal(err)
-				}
-				ns.Start(t)
-				eventually(t, "the subscription is active", patience, func() bool { return sub.State().Active })
-				publish(t, b, "orders.eu.placed", "a", "b", "c")
-				got := make(map[string]bool)
-				for !got["a"] || !got["b"] || !got["c"] {
-					got[string(in.next(t).Body)] = true
-				}
-				if got["before"] {
-					t.Error("an event of the time before the subscription came")
-				}
-			})
+			for _, wait := range []bool{false, true} {
+				t.Run(fmt.Sprintf("group=%q,ordered=%t,wait=%t", group, ordered, wait), func(t *testing.T) {
+					t.Parallel()
+					ns := natstest.StartProcess(t)
+					var log journal
+					b := jetStream(t, ns.Connect(t), nats.JetStreamConfig{Streams: orders, AckWait: time.Second, Logger: log.logger()})
+					closeAtEnd(t, b)
+					publish(t, b, "orders.eu.placed", "before")
+					in := newInbox()
+					subscribe(t, b, broker.SubscribeConfig{Topic: "orders.*.placed", Group: group, Ordered: ordered}, in.handle)
+					publish(t, b, "orders.eu.placed", "1", "2", "3")
+					for range 3 {
+						in.next(t)
+					}
+					ns.Kill()
+					earlier := t.TempDir()
+					if err := os.CopyFS(earlier, os.DirFS(ns.Dir())); err != nil {
+						t.Fatal(err)
+					}
+					ns.Start(t)
+					publish(t, b, "orders.eu.placed", "4", "5", "6")
+					for range 3 {
+						in.next(t)
+					}
+					ns.Kill()
+					if err := errors.Join(os.RemoveAll(ns.Dir()), os.CopyFS(ns.Dir(), os.DirFS(earlier))); err != nil {
+						t.Fatal(err)
+					}
+					ns.Start(t)
+					if wait { // until it has seen that something is lost
+						eventually(t, "the loss is logged", patience, func() bool { return log.count("a stream has lost its last events") > 0 })
+					}
+					publish(t, b, "orders.eu.placed", "a", "b", "c")
+					got := make(map[string]bool)
+					for !got["a"] || !got["b"] || !got["c"] {
+						got[string(in.next(t).Body)] = true
+					}
+					if got["before"] {
+						t.Error("an event of the time before the subscription came")
+					}
+				})
+			}
 		}
 	}
 }

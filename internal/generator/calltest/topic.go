@@ -1,6 +1,7 @@
 package calltest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -199,8 +200,11 @@ type recorder struct {
 }
 
 func (r *recorder) Publish(_ context.Context, m *broker.Message) error {
-	r.published = m
-	return m.Complete()
+	err := m.Complete()
+	kept := *m // which is the publisher's again, with its body
+	kept.Body = bytes.Clone(m.Body)
+	r.published = &kept
+	return err
 }
 
 func (r *recorder) Subscribe(_ context.Context, cfg broker.SubscribeConfig, h broker.Handler) (broker.Subscription, error) {

@@ -33,6 +33,7 @@ type place struct {
 	attempt  int    // from 1
 	sequence uint64 // in the stream
 	delivery uint64 // counts the consumer's deliveries, from 1
+	stored   uint64 // when, in nanoseconds
 }
 
 // parsePlace reads a reply subject: $JS.ACK.STREAM.CONSUMER.ATTEMPT.SEQUENCE.DELIVERY.
@@ -52,7 +53,7 @@ func parsePlace(reply string) (place, bool) {
 	for range first {
 		_, rest, _ = strings.Cut(rest, ".")
 	}
-	var numbers [3]uint64
+	var numbers [4]uint64
 	for i := range numbers {
 		var word string
 		word, rest, _ = strings.Cut(rest, ".")
@@ -62,7 +63,7 @@ func parsePlace(reply string) (place, bool) {
 		}
 		numbers[i] = n
 	}
-	return place{attempt: int(min(numbers[0], 1<<30)), sequence: numbers[1], delivery: numbers[2]}, true
+	return place{attempt: int(min(numbers[0], 1<<30)), sequence: numbers[1], delivery: numbers[2], stored: numbers[3]}, true
 }
 
 // A received is a message that JetStream delivered, and its settler. All that one

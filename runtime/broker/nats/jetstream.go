@@ -152,13 +152,13 @@ func (b *jetStream) check(ctx context.Context) error {
 // missing is for the publisher.
 func (b *jetStream) missing(ctx context.Context, topic string) error {
 	_, err := b.streamOf(ctx, "event for "+topic, topic)
-	switch c := status.CodeOf(err); {
-	case c != status.NotFound && c != status.FailedPrecondition,
-		// JetStream itself is not there yet, when a server has just started.
-		errors.Is(err, natsgo.ErrNoResponders), errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
-		return nil //nolint:nilerr // it says nothing of the stream
+	// JetStream itself may not be there yet, when a server has just started.
+	starting := errors.Is(err, natsgo.ErrNoResponders) || errors.Is(err, jetstream.ErrJetStreamNotEnabled) ||
+		errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount)
+	if c := status.CodeOf(err); !starting && (c == status.NotFound || c == status.FailedPrecondition) {
+		return err
 	}
-	return err
+	return nil
 }
 
 func (b *jetStream) log(level slog.Level, text string, attrs ...slog.Attr) {

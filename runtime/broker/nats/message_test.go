@@ -139,9 +139,9 @@ func TestConsumerName(t *testing.T) {
 
 func TestParsePlace(t *testing.T) {
 	for reply, want := range map[string]place{
-		"$JS.ACK.ORDERS.billing.3.17.21.1700000000000000000.5":             {3, 17, 21},
-		"$JS.ACK._.acchash.ORDERS.billing.3.17.21.1700000000000000000.5":   {3, 17, 21},
-		"$JS.ACK.hub.acchash.ORDERS.billing.1.1.1.1700000000000000000.0.x": {1, 1, 1},
+		"$JS.ACK.ORDERS.billing.3.17.21.1700000000000000000.5":             {3, 17, 21, 1700000000000000000},
+		"$JS.ACK._.acchash.ORDERS.billing.3.17.21.1700000000000000000.5":   {3, 17, 21, 1700000000000000000},
+		"$JS.ACK.hub.acchash.ORDERS.billing.1.1.1.1700000000000000000.0.x": {1, 1, 1, 1700000000000000000},
 	} {
 		if got, ok := parsePlace(reply); !ok || got != want {
 			t.Errorf("%s: got %+v, %t", reply, got, ok)

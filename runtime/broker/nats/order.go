@@ -37,6 +37,9 @@ type orderer struct {
 	extendEvery time.Duration
 	ctx         context.Context // ends when the subscription closes
 
+	rewound func(last uint64)
+	stamps  *stamps
+
 	pin      string
 	last     uint64    // number of the delivery before
 	instance time.Time // when the consumer was created
@@ -49,11 +52,24 @@ func (o *orderer) run() {
 			d.Release()
 			continue
 		}
+		o.know(d)
 		if o.follows(d) {
 			o.handOver(d)
 		} else {
 			o.gather(d)
 		}
+	}
+}
+
+// know sees to it that the engine does not take a message for another one. A stream that
+// has lost its last messages, as after a loss of power, gives their sequences to new
+// ones; another time of storing tells.
+func (o *orderer) know(d *received) {
+	if o.stamps.differs(d.place.sequence, d.place.stored) {
+		o.rewound(d.place.sequence - 1)
+		o.reader.adopt(d)
+		o.stamps.clear()
+		o.stamps.differs(d.place.sequence, d.place.stored)
 	}
 }
 
@@ -74,6 +90,7 @@ func (o *orderer) handOver(d *received) {
 func (o *orderer) gather(first *received) {
 	all := map[uint64]*received{first.place.sequence: first}
 	add := func(d *received) {
+		o.know(d)
 		o.follows(d)
 		all[d.place.sequence] = d // the latest delivery settles it
 	}
@@ -159,6 +176,35 @@ func (o *orderer) complete(all map[uint64]*received) bool {
 	return now == settles && info.NumAckPending <= here
 }
 
+// stamps are when the last messages were stored, for all that an engine remembers.
+type stamps struct {
+	of    map[uint64]uint64
+	order []uint64 // a ring of sequences, the oldest at next
+	next  int
+}
+
+func newStamps(size int) *stamps {
+	return &stamps{of: make(map[uint64]uint64), order: make([]uint64, size)}
+}
+
+// differs notes the time of a message and reports whether there was another one for
+// its sequence.
+func (s *stamps) differs(sequence, stored uint64) bool {
+	if known, ok := s.of[sequence]; ok {
+		return known != stored
+	}
+	delete(s.of, s.order[s.next])
+	s.of[sequence] = stored
+	s.order[s.next] = sequence
+	s.next = (s.next + 1) % len(s.order)
+	return false
+}
+
+func (s *stamps) clear() {
+	clear(s.of)
+	clear(s.order)
+}
+
 func bySequence(a, b *received) int { return cmp.Compare(a.place.sequence, b.place.sequence) }
 
 // These belong to the reader because they change with settle.
@@ -171,6 +217,18 @@ func (r *reader) inEngineNow(d *received) {
 		d.entry.instance = r.instance
 		r.inEngine++
 	}
+}
+
+// adopt makes a message that came before a rewind one that came after it.
+func (r *reader) adopt(d *received) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if d.entry == &d.own && d.own.held {
+		r.entries.remove(&d.own)
+		r.held--
+	}
+	d.own, d.epoch = entry{}, r.epoch
+	r.hold(d)
 }
 
 // here counts the messages that the engine has and those of all that it has not, and

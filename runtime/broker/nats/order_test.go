@@ -37,6 +37,8 @@ func newOrderDesk(t *testing.T) *orderDesk {
 	d.info.Created = time.Now()
 	d.order = &orderer{
 		in: make(chan *received, 100), reader: d.reader, ctx: ctx, extendEvery: 3 * time.Second,
+		stamps:  newStamps(200),
+		rewound: func(last uint64) { d.rewind(last) },
 		pass: func(m *received) {
 			d.mu.Lock()
 			defer d.mu.Unlock()
@@ -256,5 +258,61 @@ func TestOrderGivesBack(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A stream that lost its last messages gives their sequences to others, which are
+// told by the time when they were stored.
+func TestOrderAfterTheStreamWasRewound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newOrderDesk(t)
+		d.pending(3)
+		for n := range uint64(3) {
+			d.comes("p1", 1, n+1, n+1)
+		}
+		time.Sleep(time.Second)
+		d.want(1, 2, 3)
+		d.pending(2) // 1, and another 2
+		d.receive(&natsgo.Msg{Subject: "orders", Reply: "$JS.ACK.ORDERS.c.1.2.2.1700000000000000001.0", Header: natsgo.Header{"Nats-Pin-Id": {"p2"}}})
+		time.Sleep(time.Second)
+		d.want(2)
+		if last := d.engine[3]; last.epoch != 1 || d.engine[2].epoch != 0 || d.seen() != 2 {
+			t.Errorf("epochs %d and %d, %d seen", d.engine[2].epoch, last.epoch, d.seen())
+		}
+		if d.floor() != 0 || d.held != 4 {
+			t.Errorf("floor %d, %d held", d.floor(), d.held)
+		}
+		for _, m := range d.engine {
+			m.Ack()
+		}
+		if d.floor() != 2 || d.held != 0 {
+			t.Errorf("floor %d, %d held", d.floor(), d.held)
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if !slices.Equal(d.said, []string{"2 +ACK"}) {
+			t.Errorf("said %q", d.said)
+		}
+	})
+}
+
+func TestStamps(t *testing.T) {
+	s := newStamps(3)
+	for _, c := range []struct {
+		sequence, stored uint64
+		want             bool
+	}{
+		{1, 10, false}, {2, 20, false}, {1, 10, false}, {1, 11, true}, {3, 30, false}, {4, 40, false}, {1, 11, false}, {3, 31, true}, {4, 40, false},
+	} {
+		if got := s.differs(c.sequence, c.stored); got != c.want {
+			t.Errorf("%d at %d: %t", c.sequence, c.stored, got)
+		}
+	}
+	if len(s.of) > 3 {
+		t.Errorf("%d are known", len(s.of))
+	}
+	s.clear()
+	if s.differs(4, 41) {
+		t.Error("it knows what was cleared")
 	}
 }

@@ -32,6 +32,9 @@ const (
 	maxReopenPause = 5 * time.Second
 	// recreateConsumerAfter is how long a consumer is gone before it is created again.
 	recreateConsumerAfter = 500 * time.Millisecond
+	// memory is how many times MaxInFlight an ordered engine may know: those that it
+	// has and those that it has had.
+	memory = 2
 	// behindFor is how long a stream is taken to be late before it has lost something.
 	behindFor = time.Second
 )
@@ -66,12 +69,14 @@ type subscription struct {
 	changes  chan struct{} // of the connection
 
 	consumer atomic.Pointer[jetstream.Consumer]
+	floor    atomic.Uint64 // up to it the group has settled everything
+
+	rewinding sync.Mutex
 
 	// Of the goroutine that opens: start's, then supervise's.
 	stream        string
 	streamCreated time.Time
 	behind        time.Time // since when the stream has fewer messages than came of it
-	floor         uint64    // up to it the group has settled everything
 	looked        uint64    // the reader's count of messages when floor was asked for
 	lookedAt      time.Time
 	recovered     time.Time
@@ -124,6 +129,11 @@ func newSubscription(b *jetStream, cfg broker.SubscribeConfig, h broker.Handler)
 		s.order = &orderer{
 			in: make(chan *received, cfg.MaxInFlight), pass: s.deliver, info: s.info, reader: s.reader,
 			extendEvery: b.cfg.AckWait / extendsInAckWait, ctx: s.ctx,
+			stamps: newStamps(memory * cfg.MaxInFlight),
+			rewound: func(last uint64) {
+				s.log(slog.LevelWarn, "a stream has lost its last events, and has others in their place", slog.Uint64("last", last))
+				s.rewind(last)
+			},
 		}
 		s.reader.deliver = func(d *received) { s.order.in <- d }
 	}
@@ -230,7 +240,7 @@ func (s *subscription) open(ctx context.Context, first bool) error {
 	}
 	s.note(info)
 	if first {
-		s.reader.startAfter(s.floor)
+		s.reader.startAfter(s.floor.Load())
 	}
 	s.consumer.Store(&consumer)
 	s.reader.bind(apiPrefix + "CONSUMER.MSG.NEXT." + s.stream + "." + info.Name)
@@ -240,7 +250,7 @@ func (s *subscription) open(ctx context.Context, first bool) error {
 // see takes what is known of the stream. One that was created since the last time, or
 // has lost its last messages, has or will have others under the same sequences.
 func (s *subscription) see(info *jetstream.StreamInfo, first bool) error {
-	last, seen := info.State.LastSeq, max(s.floor, s.reader.seen())
+	last, seen := info.State.LastSeq, max(s.floor.Load(), s.reader.seen())
 	switch {
 	case first:
 		s.streamCreated = info.Created
@@ -266,13 +276,21 @@ func (s *subscription) see(info *jetstream.StreamInfo, first bool) error {
 			slog.String("stream", s.stream), slog.Uint64("last", last), slog.Uint64("delivered", seen))
 	}
 	s.streamCreated, s.behind = info.Created, time.Time{}
-	s.floor = min(s.floor, last)
+	s.rewind(last)
+	return nil
+}
+
+// rewind has a new engine handle what follows after last, which has sequences that the
+// older one knows for other messages.
+func (s *subscription) rewind(last uint64) {
+	s.rewinding.Lock()
+	defer s.rewinding.Unlock()
+	s.floor.Store(min(s.floor.Load(), last))
 	// The engine first: what comes in between is given to neither and comes again.
 	old := s.engine.Load()
 	s.engine.Store(&engine{Engine: s.newEngine(), epoch: old.epoch + 1})
 	s.reader.rewind(last)
 	s.retired.Go(func() { _ = old.Close(s.last) }) // the error is that s.last has ended
-	return nil
 }
 
 func (s *subscription) findConsumer(ctx context.Context, want jetstream.ConsumerConfig, first bool) (consumer jetstream.Consumer, created bool, err error) {
@@ -295,7 +313,7 @@ func (s *subscription) findConsumer(ctx context.Context, want jetstream.Consumer
 		}
 	}
 	if !first {
-		floor := s.floor
+		floor := s.floor.Load()
 		if s.cfg.Group == "" {
 			floor = s.reader.floor()
 		}
@@ -322,7 +340,7 @@ func (s *subscription) note(info *jetstream.ConsumerInfo) {
 	if info.NumAckPending == 0 {
 		floor = max(floor, info.Delivered.Stream)
 	}
-	s.floor = max(s.floor, floor)
+	s.floor.Store(max(s.floor.Load(), floor))
 	s.reader.settledTo(floor)
 }
 
