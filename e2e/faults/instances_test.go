@@ -67,8 +67,7 @@ func slowness(times int) func(t *testing.T, f *fleet) *load {
 		l.more(t, 1000)
 		l.stop()
 		a, b, c := l.byInstance("a"), l.byInstance("b"), l.byInstance("c")
-		l.remark = fmt.Sprintf("p99 %v, %.1f %% of the calls go to c",
-			l.percentile(99).Round(100*time.Microsecond), 100*float64(c)/float64(a+b+c))
+		l.remark = fmt.Sprintf("p99 %s; c gets %.1f %% of the calls", short(l.percentile(99)), 100*float64(c)/float64(a+b+c))
 		// On a machine that stands still for longer, all of them are slow.
 		if times > 1 && c >= min(a, b) {
 			t.Errorf("%d calls go to the slow one, %d and %d to the others", c, a, b)
@@ -105,7 +104,7 @@ func full(t *testing.T, f *fleet) *load {
 	eventually(t, "calls are refused by c", func() bool { return l.refusals("c") > 0 })
 	l.more(t, 200)
 	l.stop()
-	l.remark = fmt.Sprintf("%d attempts were refused", l.refusals("c"))
+	l.remark = fmt.Sprintf("%d refusals", l.refusals("c"))
 	return l
 }
 

@@ -17,11 +17,11 @@ import (
 )
 
 // The load of each client: one call of each kind in such a time, whether or not those
-// before have been answered.
+// before have been answered, up to a bound.
 const (
 	idempotentEvery = 10 * time.Millisecond
 	onceEvery       = 40 * time.Millisecond
-	maxUnderWay     = 4096 // of one client; far more than the calls of the time that one may take
+	maxUnderWay     = 32 // of one kind
 )
 
 // A call is one call of the load.
@@ -57,7 +57,8 @@ type load struct {
 	calls  sync.WaitGroup
 
 	mu       sync.Mutex
-	stopped  bool                 // no more calls begin
+	stopped  bool // no more calls begin
+	underWay map[*call]struct{}
 	answers  map[string]int       // by instance, of idempotent calls
 	success  map[string]time.Time // the last one of each client
 	gap      time.Duration        // longest without a success, of one client
@@ -95,7 +96,7 @@ func observe(next client.Invoker) client.Invoker {
 func (f *fleet) startLoad(t *testing.T, clients map[string]*client.Client, instances ...string) *load {
 	t.Helper()
 	l := &load{
-		fleet:   f,
+		fleet: f, underWay: make(map[*call]struct{}),
 		answers: make(map[string]int), success: make(map[string]time.Time),
 		refused: make(map[string]int), lost: make(map[string]time.Time), lostFrom: make(map[string]time.Time),
 	}
@@ -131,8 +132,8 @@ func only(id string) client.CallOption {
 
 // callers makes the calls of one client.
 func (l *load) callers(ctx context.Context, name string, c echov1micro.EchoClient) {
-	room := make(chan struct{}, maxUnderWay)
 	every := func(d time.Duration, do func()) {
+		room := make(chan struct{}, maxUnderWay)
 		l.calls.Go(func() {
 			tick := time.NewTicker(d)
 			defer tick.Stop()
@@ -142,7 +143,11 @@ func (l *load) callers(ctx context.Context, name string, c echov1micro.EchoClien
 				case <-ctx.Done():
 					return
 				}
-				room <- struct{}{}
+				select {
+				case room <- struct{}{}:
+				case <-ctx.Done():
+					return
+				}
 				l.calls.Go(func() {
 					defer func() { <-room }()
 					do()
@@ -151,7 +156,10 @@ func (l *load) callers(ctx context.Context, name string, c echov1micro.EchoClien
 		})
 	}
 	one := func(o *call, do func(context.Context) (string, error)) {
+		l.mu.Lock()
 		o.client, o.began = name, time.Now()
+		l.underWay[o] = struct{}{}
+		l.mu.Unlock()
 		instance, err := do(context.WithValue(context.Background(), observed{}, o))
 		o.took, o.err = time.Since(o.began), err
 		l.note(o, instance)
@@ -179,6 +187,7 @@ func (l *load) callers(ctx context.Context, name string, c echov1micro.EchoClien
 func (l *load) note(c *call, instance string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	delete(l.underWay, c)
 	l.extra += max(0, len(c.attempts)-1)
 	l.most = max(l.most, len(c.attempts))
 	for _, a := range c.attempts {
@@ -231,6 +240,22 @@ func (l *load) more(t *testing.T, n int) {
 	}
 	want := ok() + n
 	eventually(t, fmt.Sprintf("%d more answers", n), func() bool { return ok() >= want })
+}
+
+// settled waits until all calls that are under way now have ended.
+func (l *load) settled(t *testing.T) {
+	t.Helper()
+	now := time.Now()
+	eventually(t, "calls end", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for c := range l.underWay {
+			if c.began.Before(now) {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // byInstance is how many calls an instance has answered.

@@ -60,6 +60,7 @@ func rollingNodes(t *testing.T, f *fleet) *load {
 		l.lose("a", "b", "c")
 		l.loseFrom("client-0", "client-1", "client-2", "client-3")
 		l.more(t, 200)
+		l.settled(t)
 	}
 	return l
 }
@@ -113,16 +114,14 @@ func clientNodeLinkCut(t *testing.T, f *fleet) *load {
 	return l
 }
 
-// clientNodeLinkHangs does the same by silence, which takes seconds to be noticed. How
-// many of the calls that are under way then are sent again is a matter of the retry
-// budget.
+// clientNodeLinkHangs does the same by silence, which takes seconds to be noticed. The
+// calls that are under way then are sent again out of the retry budget.
 func clientNodeLinkHangs(t *testing.T, f *fleet) *load {
 	l, ls := f.withVictim(t)
-	l.outage(victim)
 	ls[0].Hang()
 	f.leaves(t, victim, 0)
 	l.loseFrom(victim)
-	l.recovered(t)
+	l.settled(t)
 	l.more(t, 200)
 	return l
 }

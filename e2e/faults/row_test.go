@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"text/tabwriter"
 	"time"
 
 	"github.com/protomicro/micro/runtime/transport"
@@ -99,19 +98,53 @@ func tell(calls []*call) string {
 	return b.String()
 }
 
-// table prints rows.
+// table is rows in Markdown, as docs/faults.md has them.
 func table(rows []row) string {
-	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight|tabwriter.Debug)
-	fmt.Fprintln(w, "fault\tidempotent\tdown\tfailed\tslowest\tgap\tonce\tdown\tlost\tran\tfailed\ttwice\tmore attempts\tat most\t")
+	lines := [][]string{{"fault", "idempotent", "failed", "down", "slowest", "gap",
+		"once", "failed", "lost", "ran", "down", "twice", "more", "most", ""}}
 	for _, r := range rows {
 		if r.fault == "" { // it was not to run
 			continue
 		}
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%v\t%v\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\n", r.fault,
-			r.ok, r.down, r.failed, r.slowest.Round(time.Millisecond), r.gap.Round(time.Millisecond),
-			r.onceOK, r.downOnce, r.lost, r.lostRan, r.refused, r.twice, r.more, r.most, r.remark)
+		lines = append(lines, []string{r.fault,
+			fmt.Sprint(r.ok), fmt.Sprint(r.failed), fmt.Sprint(r.down), short(r.slowest), short(r.gap),
+			fmt.Sprint(r.onceOK), fmt.Sprint(r.refused), fmt.Sprint(r.lost), fmt.Sprint(r.lostRan), fmt.Sprint(r.downOnce), fmt.Sprint(r.twice),
+			fmt.Sprint(r.more), fmt.Sprint(r.most), r.remark})
 	}
-	_ = w.Flush() // to memory
+	widths := make([]int, len(lines[0]))
+	for _, cells := range lines {
+		for i, c := range cells {
+			widths[i] = max(widths[i], len(c), len("--:"))
+		}
+	}
+	var b strings.Builder
+	for n, cells := range lines {
+		for i, c := range cells {
+			if i == 0 || i == len(cells)-1 {
+				fmt.Fprintf(&b, "| %-*s ", widths[i], c)
+			} else {
+				fmt.Fprintf(&b, "| %*s ", widths[i], c)
+			}
+		}
+		b.WriteString("|\n")
+		if n > 0 {
+			continue
+		}
+		for i, w := range widths {
+			rule := strings.Repeat("-", w)
+			if i > 0 && i < len(widths)-1 {
+				rule = rule[1:] + ":"
+			}
+			fmt.Fprintf(&b, "| %s ", rule)
+		}
+		b.WriteString("|\n")
+	}
 	return b.String()
+}
+
+func short(d time.Duration) string {
+	if d < time.Second {
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	}
+	return fmt.Sprintf("%.1f s", d.Seconds())
 }
