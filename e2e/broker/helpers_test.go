@@ -102,8 +102,13 @@ func receive[T any](t testing.TB, ch <-chan T) T {
 	}
 }
 
+// subscribe subscribes with a handler at a time unless cfg says otherwise, so that
+// events are handled in the order in which they come.
 func subscribe(t testing.TB, b broker.Broker, cfg broker.SubscribeConfig, h broker.Handler) broker.Subscription {
 	t.Helper()
+	if cfg.Concurrency == 0 {
+		cfg.Concurrency = 1
+	}
 	sub, err := b.Subscribe(within(t), cfg, h)
 	if err != nil {
 		t.Fatalf("subscribe: %v", err)
