@@ -121,6 +121,24 @@ func BenchmarkJetStreamPublish(b *testing.B) {
 	})
 }
 
+// A watch takes the time from the first event to the last.
+type watch struct {
+	begin time.Time
+	n     int
+	done  chan time.Duration
+}
+
+func (w *watch) event() {
+	switch w.n++; w.n {
+	case 1:
+		w.begin = time.Now()
+	case benchEvents:
+		w.done <- time.Since(w.begin)
+	}
+}
+
+func (w *watch) wait() time.Duration { return <-w.done }
+
 // BenchmarkJetStreamSubscribe handles and acknowledges events of 256 bytes that are
 // stored, 1,024 unacknowledged: by Consume of nats.go, where they have no headers
 // and where they have those of an event, and by the broker.
@@ -156,21 +174,17 @@ func BenchmarkJetStreamSubscribe(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			done, n := make(chan struct{}), 0
-			begin := time.Now()
+			w := watch{done: make(chan time.Duration, 1)}
 			consuming, err := c.Consume(func(m jetstream.Msg) {
 				if err := m.Ack(); err != nil {
 					b.Error(err)
 				}
-				if n++; n == benchEvents {
-					close(done)
-				}
+				w.event()
 			})
 			if err != nil {
 				b.Fatal(err)
 			}
-			<-done
-			took := time.Since(begin)
+			took := w.wait()
 			consuming.Stop()
 			if err := js.DeleteConsumer(context.Background(), stream, c.CachedInfo().Name); err != nil {
 				b.Fatal(err)
@@ -182,17 +196,13 @@ func BenchmarkJetStreamSubscribe(b *testing.B) {
 		"raw":         raw("RAW"),
 		"raw+headers": raw("ORDERS"),
 		"micro": func() time.Duration {
-			done, n := make(chan struct{}), 0
-			begin := time.Now()
+			w := watch{done: make(chan time.Duration, 1)}
 			sub := subscribe(b, events, broker.SubscribeConfig{Topic: "orders.*.placed", Concurrency: 1, MaxInFlight: broker.DefaultMaxInFlight, Start: broker.FromFirst()},
 				func(context.Context, *broker.Message) error {
-					if n++; n == benchEvents {
-						close(done)
-					}
+					w.event()
 					return nil
 				})
-			<-done
-			took := time.Since(begin)
+			took := w.wait()
 			closeNow(b, sub)
 			return took
 		},

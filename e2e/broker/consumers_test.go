@@ -176,6 +176,9 @@ func TestStreamIsDeleted(t *testing.T) {
 	for _, stated := range []bool{true, false} {
 		for _, group := range []string{"billing", ""} {
 			for _, ordered := range []bool{false, true} {
+				if stated && ordered != (group == "") { // it takes its time
+					continue
+				}
 				t.Run(fmt.Sprintf("stated=%t,group=%q,ordered=%t", stated, group, ordered), func(t *testing.T) {
 					t.Parallel()
 					ns := natstest.Start(t, natstest.JetStream(t))
@@ -194,7 +197,7 @@ func TestStreamIsDeleted(t *testing.T) {
 					closeAtEnd(t, b)
 					in := newInbox()
 					hold := make(chan struct{})
-					sub := subscribe(t, b, broker.SubscribeConfig{Topic: "orders.*.placed", Group: group, Ordered: ordered}, func(ctx context.Context, m *broker.Message) error {
+					sub := subscribe(t, b, broker.SubscribeConfig{Topic: "orders.*.placed", Group: group, Ordered: ordered, Concurrency: 4}, func(ctx context.Context, m *broker.Message) error {
 						_ = in.handle(ctx, m)
 						if string(m.Body) == "held" {
 							<-hold

@@ -3,6 +3,7 @@ package broker_test
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -81,13 +82,16 @@ func (in inbox) next(t testing.TB) *broker.Message {
 	return receive(t, in)
 }
 
-// want takes messages with these bodies.
+// want waits for these events, in any order: handlers run side by side.
 func (in inbox) want(t testing.TB, texts ...string) {
 	t.Helper()
-	for _, text := range texts {
-		if got := string(in.next(t).Body); got != text {
-			t.Fatalf("got %q; want %q", got, text)
-		}
+	var got []string
+	for range texts {
+		got = append(got, string(in.next(t).Body))
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, slices.Sorted(slices.Values(texts))) {
+		t.Fatalf("got %q; want %q", got, texts)
 	}
 }
 
@@ -102,8 +106,13 @@ func receive[T any](t testing.TB, ch <-chan T) T {
 	}
 }
 
+// subscribe subscribes with a handler at a time unless cfg says otherwise, so that
+// events are handled in the order in which they come.
 func subscribe(t testing.TB, b broker.Broker, cfg broker.SubscribeConfig, h broker.Handler) broker.Subscription {
 	t.Helper()
+	if cfg.Concurrency == 0 {
+		cfg.Concurrency = 1
+	}
 	sub, err := b.Subscribe(within(t), cfg, h)
 	if err != nil {
 		t.Fatalf("subscribe: %v", err)

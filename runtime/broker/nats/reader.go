@@ -129,7 +129,7 @@ func (r *reader) want() request {
 	switch {
 	case r.stopped || r.subject == "" || room <= 0:
 		return request{}
-	case room >= (r.limit+1)/2:
+	case room >= (r.limit+3)/4:
 	case r.asked == 0 && (r.ordered || r.held < 2*r.concurrency): // workers will soon be idle
 	default:
 		return request{}

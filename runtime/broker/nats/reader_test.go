@@ -101,17 +101,18 @@ func TestReaderAsksForWhatThereIsRoomFor(t *testing.T) {
 	for _, m := range d.got[:4] {
 		m.Ack()
 	}
-	d.want(4) // half of them
+	d.want(2, 2) // a quarter of them at a time
 	d.got[4].Retry(time.Second)
 	d.got[5].Release()
 	if want := []string{"1 +ACK", "2 +ACK", "3 +ACK", "4 +ACK", `5 -NAK {"delay": 1000000000}`, "6 -NAK"}; !slices.Equal(d.said, want) {
 		t.Errorf("said %q", d.said)
 	}
-	d.arrive(4)
-	d.want() // the workers have enough
+	d.want(2)
+	d.arrive(6)
 	d.got[6].Ack()
+	d.want()
 	d.got[7].Ack()
-	d.want(4)
+	d.want(2)
 	d.stop()
 	for _, m := range d.got {
 		m.Ack()
@@ -134,7 +135,7 @@ func TestReaderSharesWithOthers(t *testing.T) {
 		d.arrive(4)
 		time.Sleep(10 * time.Second) // slow handlers
 		ackAll()
-		d.want(1, 2) // at once when a worker is free; then for half of them
+		d.want(1, 1, 1, 1) // whenever a worker is free
 		last := 0
 		for range 40 { // quick handlers
 			d.arrive(d.reader.asked)
