@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-adapters='/runtime/(registry/etcd|transport/nats|broker/nats)(/|$)'
+adapters='/runtime/(registry/etcd|transport/nats|broker/nats|internal/natsconn)(/|$)'
 packages=$(go list ./runtime/... | grep -vE "$adapters")
 for package in $packages; do
 	deps=$(go list -deps "$package")

@@ -113,8 +113,8 @@ func start(ctx context.Context, c transport.Conn, body string) <-chan error {
 }
 
 // testLoss has calls under way when the connection is lost by break, and expects
-// them to fail, new ones to fail at once until it is mended, and all to work again
-// by itself then.
+// them to fail, new ones to fail until it is mended, after the time that they wait
+// for a connection, and all to work again by itself then.
 func testLoss(t *testing.T, cut func(ns *natstest.Server, client *natsgo.Conn), mend func(ns *natstest.Server)) {
 	noLeaks(t)
 	ns := natstest.Start(t)

@@ -2,8 +2,8 @@ package natstest
 
 import (
 	"fmt"
-	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,38 +22,24 @@ type Cluster struct {
 // all of them know each other.
 func StartCluster(t testing.TB, n int) *Cluster {
 	t.Helper()
-	ports := freePorts(t, n)
 	c := &Cluster{}
+	var routes []*url.URL // to those that run
 	for i := range n {
-		var routes []*url.URL
-		for j, port := range ports {
-			if j != i {
-				routes = append(routes, &url.URL{Scheme: "nats", Host: fmt.Sprintf("127.0.0.1:%d", port)})
-			}
-		}
-		c.Nodes = append(c.Nodes, Start(t, func(o *server.Options) {
+		s := Start(t, func(o *server.Options) {
 			o.ServerName = fmt.Sprintf("node-%d", i)
-			o.Cluster = server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[i], NoAdvertise: true}
-			o.Routes = routes
-		}))
+			o.Cluster = server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: server.RANDOM_PORT, NoAdvertise: true}
+			o.Routes = slices.Clone(routes)
+		})
+		addr := s.running(t).ClusterAddr()
+		s.opts.Cluster.Port = addr.Port // also after a restart
+		routes = append(routes, &url.URL{Scheme: "nats", Host: addr.String()})
+		c.Nodes = append(c.Nodes, s)
+	}
+	for i, s := range c.Nodes { // any of them may be the first to come back
+		s.opts.Routes = slices.Concat(routes[:i], routes[i+1:])
 	}
 	c.Settle(t)
 	return c
-}
-
-// freePorts are ports that nobody has just now.
-func freePorts(t testing.TB, n int) []int {
-	t.Helper()
-	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close() // not before all are known, or two might be the same
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports
 }
 
 // Settle waits until each of the servers has routes to all others. All run.

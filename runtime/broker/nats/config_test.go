@@ -134,15 +134,3 @@ func TestOlder(t *testing.T) {
 		}
 	}
 }
-
-func TestWithoutCredentials(t *testing.T) {
-	for in, want := range map[string]string{
-		"nats://user:secret@a:4222, tls://token@b:1": "nats://a:4222, tls://b:1",
-		"token@c:4222": `"c:4222"`,
-		"d:4222":       `"d:4222"`,
-	} {
-		if got := withoutCredentials(in); got != want {
-			t.Errorf("%q: got %q; want %q", in, got, want)
-		}
-	}
-}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,6 +13,7 @@ import (
 	natsgo "github.com/nats-io/nats.go"
 
 	"github.com/protomicro/micro/runtime/broker"
+	"github.com/protomicro/micro/runtime/internal/natsconn"
 	"github.com/protomicro/micro/runtime/status"
 )
 
@@ -104,7 +104,7 @@ func (l *link) close() {
 }
 
 func (l *link) noteServer() {
-	server := where(l.nc)
+	server := natsconn.Where(l.nc)
 	l.server.Store(&server)
 }
 
@@ -186,31 +186,4 @@ func older(version string, major, minor int) bool {
 		return false
 	}
 	return have[0] < major || have[0] == major && have[1] < minor
-}
-
-// where names the server of nc, or those that it tries, for an error text.
-func where(nc *natsgo.Conn) string {
-	if u := nc.ConnectedUrlRedacted(); u != "" {
-		return withoutCredentials(u)
-	}
-	return withoutCredentials(strings.Join(nc.Servers(), ","))
-}
-
-// withoutCredentials is a comma-separated list of URLs as it may be shown. A user
-// name alone may be a token, so it goes as well.
-func withoutCredentials(urls string) string {
-	var shown []string
-	for raw := range strings.SplitSeq(urls, ",") {
-		raw = strings.TrimSpace(raw)
-		if u, err := url.Parse(raw); err == nil && u.Host != "" {
-			shown = append(shown, u.Scheme+"://"+u.Host)
-			continue
-		}
-		// Not of a form that shows where credentials end.
-		if i := strings.LastIndexByte(raw, '@'); i >= 0 {
-			raw = raw[i+1:]
-		}
-		shown = append(shown, fmt.Sprintf("%q", raw))
-	}
-	return strings.Join(shown, ", ")
 }

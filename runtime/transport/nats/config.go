@@ -18,13 +18,9 @@
 package nats
 
 import (
-	"fmt"
 	"log/slog"
-	"net/url"
 	"strings"
 	"time"
-
-	natsgo "github.com/nats-io/nats.go"
 
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
@@ -168,31 +164,4 @@ func (cfg Config) own(subject string) bool {
 	rest, ok := strings.CutPrefix(subject, cfg.Prefix)
 	return ok && (strings.HasPrefix(rest, ".i.") || strings.HasPrefix(rest, ".s.") || strings.HasPrefix(rest, ".c.") ||
 		strings.HasPrefix(rest, ".m."))
-}
-
-// where names the server of nc, or those that it tries, for an error text.
-func where(nc *natsgo.Conn) string {
-	if u := nc.ConnectedUrlRedacted(); u != "" {
-		return withoutCredentials(u)
-	}
-	return withoutCredentials(strings.Join(nc.Servers(), ","))
-}
-
-// withoutCredentials is a comma-separated list of URLs as it may be shown. A user
-// name alone may be a token, so it goes as well.
-func withoutCredentials(urls string) string {
-	var shown []string
-	for raw := range strings.SplitSeq(urls, ",") {
-		u, err := url.Parse(strings.TrimSpace(raw))
-		if err != nil || u.Host == "" {
-			// Not of a form that shows where credentials end.
-			if i := strings.LastIndexByte(raw, '@'); i >= 0 {
-				raw = raw[i+1:]
-			}
-			shown = append(shown, fmt.Sprintf("%q", strings.TrimSpace(raw)))
-			continue
-		}
-		shown = append(shown, u.Scheme+"://"+u.Host)
-	}
-	return strings.Join(shown, ", ")
 }

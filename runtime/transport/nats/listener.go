@@ -14,6 +14,7 @@ import (
 	natsgo "github.com/nats-io/nats.go"
 
 	"github.com/protomicro/micro/runtime/codec"
+	"github.com/protomicro/micro/runtime/internal/natsconn"
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
 	"github.com/protomicro/micro/runtime/transport/internal/serving"
@@ -106,7 +107,7 @@ func (t *Transport) Listen(ctx context.Context, cfg transport.ListenConfig) (tra
 	}
 	if err != nil {
 		l.abandon()
-		return nil, status.Errorf(status.CodeOf(err), "listen: NATS at %s: %v", where(t.nc), err).WithCause(err)
+		return nil, status.Errorf(status.CodeOf(err), "listen: NATS at %s: %v", natsconn.Where(t.nc), err).WithCause(err)
 	}
 	return l, nil
 }
@@ -348,7 +349,7 @@ func (l *listener) Shutdown(ctx context.Context) error {
 			return ctx.Err()
 		}
 		return status.Errorf(status.Unavailable,
-			"shutdown: the last replies may not have reached NATS at %s: %v", where(l.transport.nc), err).WithCause(err)
+			"shutdown: the last replies may not have reached NATS at %s: %v", natsconn.Where(l.transport.nc), err).WithCause(err)
 	}
 	l.finished.Store(true)
 	return nil

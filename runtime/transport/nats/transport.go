@@ -14,6 +14,7 @@ import (
 
 	natsgo "github.com/nats-io/nats.go"
 
+	"github.com/protomicro/micro/runtime/internal/natsconn"
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
 	"github.com/protomicro/micro/runtime/transport/internal/stream"
@@ -68,7 +69,7 @@ func New(nc *natsgo.Conn, cfg Config) (*Transport, error) {
 		return nil, errors.New("nats: the connection is nil")
 	}
 	if nc.Status() == natsgo.CONNECTED && !nc.HeadersSupported() {
-		return nil, fmt.Errorf("nats: the server at %s does not support headers (NATS 2.2 or later is needed)", where(nc))
+		return nil, fmt.Errorf("nats: the server at %s does not support headers (NATS 2.2 or later is needed)", natsconn.Where(nc))
 	}
 	t := &Transport{
 		nc: nc, cfg: cfg, set: stream.NewSet(cfg.streams()),
@@ -76,13 +77,13 @@ func New(nc *natsgo.Conn, cfg Config) (*Transport, error) {
 	}
 	t.inbox, err = newInbox(nc)
 	if err != nil {
-		return nil, fmt.Errorf("nats: subscribe to replies at %s: %w", where(nc), err)
+		return nil, fmt.Errorf("nats: subscribe to replies at %s: %w", natsconn.Where(nc), err)
 	}
 	t.mux = newMux(t.inbox.prefix + wordStream)
 	t.mux.sub, err = subscribe(nc, t.mux.prefix+"*", "", t.receiveFrame)
 	if err != nil {
 		t.inbox.close()
-		return nil, fmt.Errorf("nats: subscribe to streams at %s: %w", where(nc), err)
+		return nil, fmt.Errorf("nats: subscribe to streams at %s: %w", natsconn.Where(nc), err)
 	}
 	t.events = nc.StatusChanged(natsgo.CONNECTED, natsgo.RECONNECTING, natsgo.DISCONNECTED, natsgo.CLOSED,
 		natsgo.DRAINING_SUBS, natsgo.DRAINING_PUBS)
@@ -115,7 +116,7 @@ func Dial(ctx context.Context, url string, cfg Config, opts ...natsgo.Option) (*
 		natsgo.MaxPingsOutstanding(pingsUnanswered),
 	}, opts...))
 	if err != nil {
-		return nil, status.Errorf(status.Unavailable, "nats: connect to %s: %s", withoutCredentials(url), withoutURL(err)).WithCause(err)
+		return nil, status.Errorf(status.Unavailable, "nats: connect to %s: %s", natsconn.WithoutCredentials(url), withoutURL(err)).WithCause(err)
 	}
 	t, err := New(nc, cfg)
 	if err != nil {
@@ -257,7 +258,7 @@ func (t *Transport) loseStreams(err *status.Error) {
 }
 
 func (t *Transport) noteServer() {
-	server := where(t.nc)
+	server := natsconn.Where(t.nc)
 	t.server.Store(&server)
 }
 
