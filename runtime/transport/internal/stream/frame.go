@@ -21,6 +21,7 @@ const (
 	kindEnd    = 4 // listener to client: sequence, the answer or a piece of it
 	kindReset  = 5 // code, text: the stream is over at once
 	kindCredit = 6 // the last sequence number, what the peer may send up to; a heartbeat as well
+	kindPack   = 7 // frames with a number, each behind its length
 )
 
 const (
@@ -74,7 +75,7 @@ type frame struct {
 	terms   terms  // of ACCEPT
 	credit  amount // of CREDIT
 	code    status.Code
-	payload []byte // of DATA and END; the text of RESET
+	payload []byte // of DATA and END; the text of RESET; the frames of a pack
 }
 
 var errMalformed = errors.New("malformed frame")
@@ -128,6 +129,11 @@ func parse(b []byte) (f frame, err error) {
 			return f, errMalformed
 		}
 		f.code, f.payload = validCode(b[0]), b[1:]
+	case kindPack:
+		if len(b) == 0 {
+			return f, errMalformed
+		}
+		f.payload = b
 	default:
 		return f, nil
 	}
@@ -135,6 +141,20 @@ func parse(b []byte) (f frame, err error) {
 		return f, errMalformed
 	}
 	return f, nil
+}
+
+// unpack takes the first frame out of what a pack carries.
+func unpack(b []byte) (f frame, rest []byte, err error) {
+	n, b, err := number(b)
+	if err != nil || n > uint64(len(b)) {
+		return f, nil, errMalformed
+	}
+	f, err = parse(b[:n])
+	switch f.kind {
+	case kindData, kindHalf, kindEnd:
+		return f, b[n:], err
+	}
+	return f, nil, errMalformed
 }
 
 func number(b []byte) (uint64, []byte, error) {

@@ -138,7 +138,7 @@ func (s *Server) answer(head, body []byte) error {
 		b := body[:min(len(body), room-len(h))]
 		head, body = head[len(h):], body[len(b):]
 		more = len(head)+len(body) > 0
-		err = c.transmit(kindEnd, more, h, b)
+		err = c.transmit(kindEnd, more, h, b, true)
 	}
 	c.silent = true
 	c.release()

@@ -22,6 +22,8 @@ type Set struct {
 	terms     terms
 	heartbeat time.Duration // 0 is none
 	deadAfter time.Duration
+	pack      int
+	start     func(func()) // a goroutine
 
 	sending atomic.Bool // heartbeats, by one goroutine at a time
 
@@ -54,6 +56,8 @@ func NewSet(cfg Config) *Set {
 			maxMessage: uint64(cfg.MaxMessage),
 		},
 		deadAfter: cfg.DeadAfter,
+		pack:      cfg.Pack,
+		start:     func(f func()) { go f() },
 	}
 	if cfg.Heartbeat > 0 {
 		set.heartbeat = max(cfg.Heartbeat, time.Millisecond)

@@ -29,6 +29,7 @@ type side struct {
 	out    sync.Mutex
 	last   uint64 // the number of the last frame with one
 	silent bool   // END or RESET is sent: nothing follows
+	pack   pack
 
 	mu       sync.Mutex
 	readable sync.Cond // a message, the acceptance or the end is there
@@ -43,6 +44,7 @@ type side struct {
 	limit      amount // what the peer lets us send
 	spent      amount
 	sent       bool        // a frame with a number, since the last visit of the set
+	prompt     bool        // the next message does not wait for others
 	owesCredit bool        // CREDIT is to be sent
 	owesReset  bool        // RESET is to be sent, for err
 	marked     atomic.Bool // one of the two
@@ -73,6 +75,8 @@ func (s *side) init(set *Set, link Link, peer string, client bool) {
 	s.readable.L, s.writable.L = &s.mu, &s.mu
 	s.frame = max(link.MaxFrame(), MinFrame)
 	s.next = 1
+	s.prompt = true
+	s.pack.limit = min(set.pack, s.frame)
 	s.granted = set.terms.window
 }
 
@@ -105,17 +109,6 @@ func returnBuffer(p *[]byte, b []byte) {
 		*p = b[:0]
 		buffers.Put(p)
 	}
-}
-
-// transmit sends a frame of a kind with a number, made of two parts. s.out is held.
-func (s *side) transmit(kind byte, more bool, head, body []byte) error {
-	s.last++
-	p := buffers.Get().(*[]byte)
-	b := appendHead(*p, kind, more, s.last)
-	b = append(append(b, head...), body...)
-	err := s.link.Send(b)
-	returnBuffer(p, b)
-	return err
 }
 
 // errNoTurn is what send comes to when the stream ended or is closed to it.
@@ -176,8 +169,10 @@ func (s *side) sendPiece(body []byte, first bool) (int, error) {
 	s.spent.bytes += uint64(n)
 	s.writing = more
 	s.sent = true
+	prompt := s.prompt || !first
+	s.prompt = false
 	s.mu.Unlock()
-	err := s.transmit(kindData, more, nil, body[:n])
+	err := s.transmit(kindData, more, nil, body[:n], prompt)
 	s.release()
 	if err != nil {
 		s.broken(err)
@@ -217,7 +212,7 @@ func (s *side) closeSend() {
 	s.halfClosed, s.sent = true, true
 	s.writable.Broadcast()
 	s.mu.Unlock()
-	err := s.transmit(kindHalf, false, nil, nil)
+	err := s.transmit(kindHalf, false, nil, nil, true)
 	s.release()
 	if err != nil {
 		s.broken(err)
@@ -254,6 +249,11 @@ func (s *side) sendMarked() error {
 	s.mu.Unlock()
 	if s.silent || !credit && !reset {
 		return nil
+	}
+	if reset {
+		s.dropPack()
+	} else if err := s.sendPack(); err != nil {
+		return err
 	}
 	p := buffers.Get().(*[]byte)
 	b := *p
@@ -327,10 +327,14 @@ func (s *side) deliver(b []byte) {
 		return
 	}
 	s.heard = true
+	switch {
+	case err == nil && f.kind == kindPack:
+		err = s.receivePack(f.payload)
+	case err == nil:
+		s.receive(f)
+	}
 	if err != nil {
 		s.end(s.fault(status.Internal, "the peer sent a malformed frame (%d bytes, beginning %.8x)", len(b), b), true)
-	} else {
-		s.receive(f)
 	}
 	ended := s.ended
 	s.mu.Unlock()
@@ -339,6 +343,19 @@ func (s *side) deliver(b []byte) {
 		return
 	}
 	s.flush()
+}
+
+// receivePack takes the frames of a pack until the stream has ended. s.mu is held.
+func (s *side) receivePack(b []byte) error {
+	for len(b) > 0 && !s.ended {
+		f, rest, err := unpack(b)
+		if err != nil {
+			return err
+		}
+		s.receive(f)
+		b = rest
+	}
+	return nil
 }
 
 // receive is the state machine: what a frame does to a stream that has not ended. s.mu
@@ -428,6 +445,7 @@ func (s *side) receiveData(f frame) {
 		s.partial, s.partialOwed = nil, 0
 	}
 	s.queue.push(it)
+	s.prompt = true
 	s.readable.Signal()
 }
 

@@ -235,6 +235,9 @@ type simulation struct {
 	faulty           bool // frames may be lost or out of order
 	wrong            error
 	actors           []*actor
+
+	mu      sync.Mutex
+	started []func() // goroutines that have not run yet
 }
 
 func newSimulation(seed uint64) *simulation {
@@ -264,12 +267,19 @@ func newSimulation(seed uint64) *simulation {
 	sim.up, sim.down = link("up", 1), link("down", 2)
 
 	set := func() *Set {
-		return NewSet(Config{
+		set := NewSet(Config{
 			WindowMessages: 1 + rng.IntN(20),
 			WindowBytes:    1 + rng.IntN(8000),
 			MaxMessage:     8_000,
 			Heartbeat:      []time.Duration{time.Second, 2 * time.Second, 3 * time.Second}[rng.IntN(3)],
+			Pack:           []int{0, 200, 4000}[rng.IntN(3)],
 		})
+		set.start = func(f func()) { // it runs at a step of its own
+			sim.mu.Lock()
+			defer sim.mu.Unlock()
+			sim.started = append(sim.started, f)
+		}
+		return set
 	}
 	sim.ctx, sim.cancel = context.WithCancel(context.Background())
 	if rng.IntN(6) == 0 {
@@ -419,6 +429,9 @@ func (sim *simulation) run() error {
 			progress, since = now, time.Now()
 		}
 		if time.Since(since) > time.Hour {
+			for _, f := range sim.started {
+				f()
+			}
 			sim.client.Fail(status.New(status.Internal, "")) // lets the actors end
 			sim.server.Fail(status.New(status.Internal, ""))
 			synctest.Wait()
@@ -477,6 +490,18 @@ func (sim *simulation) step() {
 			})
 		}
 	}
+	sim.mu.Lock()
+	waiting := len(sim.started) > 0
+	sim.mu.Unlock()
+	if waiting {
+		choices = append(choices, func() {
+			sim.mu.Lock()
+			f := sim.started[0]
+			sim.started = sim.started[1:]
+			sim.mu.Unlock()
+			f()
+		})
+	}
 	if len(choices) == 0 || sim.rng.IntN(10) == 0 {
 		if sim.rng.IntN(50) == 0 && sim.accepted {
 			sim.quiet = time.Now().Add(time.Duration(sim.rng.Int64N(int64(time.Minute))))
@@ -495,7 +520,9 @@ func (sim *simulation) over() bool {
 	}
 	up, _ := sim.up.state()
 	down, _ := sim.down.state()
-	return up > 0 && down > 0
+	sim.mu.Lock()
+	defer sim.mu.Unlock()
+	return up > 0 && down > 0 && len(sim.started) == 0
 }
 
 // check is what holds at any time: the bounds.

@@ -7,7 +7,7 @@
 // through their links; docs/protocol.md describes them. A link keeps the order of
 // frames; one that is lost ends the stream with DataLoss on both sides.
 //
-// Nothing here has a goroutine of its own; the heartbeats of all streams of a [Set]
+// A stream that is idle has no goroutine; the heartbeats of all streams of a [Set]
 // share one timer.
 package stream
 
@@ -43,6 +43,10 @@ type Config struct {
 	// DeadAfter is how long a peer may be silent before it is given up. Default and
 	// least: three heartbeats of the side that sends them less often.
 	DeadAfter time.Duration
+	// Pack has small messages leave together, in frames of about as many bytes, where
+	// they are sent faster than they leave. It is for links on which a frame costs more
+	// than its bytes do. 0 means that each leaves by itself.
+	Pack int
 }
 
 // MinFrame is the least that a link must carry in one frame.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -224,7 +225,7 @@ func TestIgnored(t *testing.T) {
 		for _, b := range slices.Clone(down.sent) {
 			c.Deliver(bytes.Clone(b))
 		}
-		for _, b := range [][]byte{{0x0f}, {0x07, 1, 2, 3}, {0xf0}, appendCredit(nil, 0, amount{})} {
+		for _, b := range [][]byte{{0x0f}, {0x09, 1, 2, 3}, {0xf0}, appendCredit(nil, 0, amount{})} {
 			s.Deliver(bytes.Clone(b)) // kinds of a later version, and credit that is less than before
 			c.Deliver(bytes.Clone(b))
 		}
@@ -718,6 +719,125 @@ func TestCloseRace(t *testing.T) {
 	}
 }
 
+// TestPack sends faster than frames leave, and looks at what leaves.
+func TestPack(t *testing.T) {
+	cfg := noBeat
+	cfg.Pack = 400
+	c, s, up, down := open(t, cfg, 0)
+	var leave []func()
+	for _, side := range []*side{&c.side, &s.side} {
+		side.set.start = func(f func()) { leave = append(leave, f) }
+	}
+	sizes := func(l *testLink) (packed []int) {
+		for _, b := range l.sent {
+			if b[0] != kindPack {
+				packed = append(packed, 1)
+				continue
+			}
+			n := 0
+			for b = b[1:]; len(b) > 0; n++ {
+				var err error
+				if _, b, err = unpack(b); err != nil {
+					t.Fatal(err)
+				}
+			}
+			packed = append(packed, n)
+		}
+		return packed
+	}
+	send := func(l *testLink, send func([]byte) error, bodies ...string) {
+		l.sent = nil
+		for _, body := range bodies {
+			if err := send([]byte(body)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	want := func(what string, l *testLink, want ...int) {
+		t.Helper()
+		if got := sizes(l); !slices.Equal(got, want) {
+			t.Errorf("%s: left in packs of %v, want %v", what, got, want)
+		}
+	}
+	recv := func(recv func() ([]byte, error), bodies ...string) {
+		t.Helper()
+		for _, body := range bodies {
+			if b, err := recv(); string(b) != body || err != nil {
+				t.Errorf("got %q, %v, want %q", b, err, body)
+			}
+		}
+	}
+
+	send(up, c.Send, "1", "2", "3")
+	want("the first is prompt", up, 1)
+	leave[0]()
+	want("two together", up, 1, 2)
+	recv(s.Recv, "1", "2", "3")
+
+	send(down, s.Send, "a", "b")
+	want("an answer to a message is prompt", down, 1)
+	long := strings.Repeat("l", 101)
+	send(down, s.Send, long)
+	want("a long one leaves alone, behind those before it", down, 1, 1)
+	recv(c.Recv, "a", "b", long)
+
+	full := slices.Repeat([]string{strings.Repeat("f", 90)}, 6)
+	send(up, c.Send, full...)
+	want("a full pack does not wait", up, 1, 4)
+	up.sent = nil
+	if err := c.CloseSend(); err != nil {
+		t.Error(err)
+	}
+	want("the end of this side goes with what is left", up, 2)
+	recv(s.Recv, full...)
+	if _, err := s.Recv(); !errors.Is(err, io.EOF) {
+		t.Errorf("got %v", err)
+	}
+
+	send(down, s.Send, "x", "y", "z")
+	down.sent = nil
+	if err := s.Reply(transport.Message{Body: []byte("answer")}); err != nil {
+		t.Error(err)
+	}
+	want("so does the answer", down, 3)
+	recv(c.Recv, "x", "y", "z")
+	if _, err := c.Recv(); !errors.Is(err, io.EOF) || string(c.Answer().Body) != "answer" {
+		t.Errorf("got %q, %v", c.Answer().Body, err)
+	}
+	sent := len(up.sent) + len(down.sent)
+	for _, f := range leave {
+		f()
+	}
+	if len(up.sent)+len(down.sent) != sent {
+		t.Error("something was sent after the end")
+	}
+}
+
+// TestPackAndReset gives up a stream with messages that have not left.
+func TestPackAndReset(t *testing.T) {
+	cfg := noBeat
+	cfg.Pack = 400
+	c, s, up, _ := open(t, cfg, 0)
+	var leave []func()
+	c.side.set.start = func(f func()) { leave = append(leave, f) }
+	up.sent = nil
+	for _, body := range []string{"1", "2", "3"} {
+		if err := c.Send([]byte(body)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = c.Close()
+	for _, f := range leave {
+		f()
+	}
+	if len(up.sent) != 2 || up.sent[0][0] != kindData || up.sent[1][0] != kindReset {
+		t.Errorf("sent %.8x", up.sent)
+	}
+	if _, err := s.Recv(); status.CodeOf(err) != status.Canceled {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestQueue(t *testing.T) {
 	var q queue
 	next, want := 0, 0
@@ -753,7 +873,7 @@ func FuzzDeliver(f *testing.F) {
 	f.Add(all, true)
 	f.Add(all, false)
 	f.Fuzz(func(t *testing.T, in []byte, toClient bool) {
-		set := NewSet(Config{Heartbeat: -1, WindowMessages: 4, WindowBytes: 1024, MaxMessage: 2000})
+		set := NewSet(Config{Heartbeat: -1, WindowMessages: 4, WindowBytes: 1024, MaxMessage: 2000, Pack: 400})
 		var link testLink
 		var s *side
 		if toClient {

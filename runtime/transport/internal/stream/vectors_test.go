@@ -2,6 +2,7 @@ package stream
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"os"
@@ -38,6 +39,8 @@ type vector struct {
 	Text            string
 	Header          [][2]string
 	Body            string
+
+	Frames []string // of a pack: other vectors
 }
 
 func loadVectors(t testing.TB) map[string]vector {
@@ -120,17 +123,30 @@ func (v vector) write(t *testing.T) []byte {
 		return AppendReset(nil, v.Code, v.Text)
 	case "credit":
 		return appendCredit(nil, v.Seq, amount{v.Messages, v.Bytes})
+	case "pack":
+		b := []byte{kindPack}
+		for _, name := range v.Frames {
+			frame := loadFrame(t, name)
+			b = append(binary.AppendUvarint(b, uint64(len(frame))), frame...)
+		}
+		return b
 	}
 	t.Fatalf("a vector of kind %q", v.Kind)
 	return nil
 }
 
 func TestVectors(t *testing.T) {
-	kinds := map[string]byte{"accept": kindAccept, "data": kindData, "half": kindHalf, "end": kindEnd, "reset": kindReset, "credit": kindCredit}
+	kinds := map[string]byte{"accept": kindAccept, "data": kindData, "half": kindHalf, "end": kindEnd, "reset": kindReset, "credit": kindCredit, "pack": kindPack}
 	for name, v := range loadVectors(t) {
 		t.Run(name, func(t *testing.T) {
 			b := loadFrame(t, name)
 			f, err := parse(b)
+			var frames int
+			if f.kind == kindPack {
+				for rest := f.payload; err == nil && len(rest) > 0; frames++ {
+					_, rest, err = unpack(rest)
+				}
+			}
 			if v.Refuse {
 				if err == nil {
 					t.Fatalf("not refused: %+v", f)
@@ -147,6 +163,10 @@ func TestVectors(t *testing.T) {
 			case v.Payload != nil:
 				if string(f.payload) != *v.Payload {
 					t.Errorf("read the payload %q", f.payload)
+				}
+			case v.Kind == "pack":
+				if frames != len(v.Frames) {
+					t.Errorf("read %d frames", frames)
 				}
 			case v.Kind == "accept":
 				if f.terms != v.terms() {
