@@ -3,6 +3,7 @@ module github.com/protomicro/micro/bench
 go 1.26.0
 
 require (
+	connectrpc.com/connect v1.21.1
 	github.com/nats-io/nats-server/v2 v2.15.2
 	github.com/nats-io/nats.go v1.55.0
 	github.com/protomicro/micro v0.0.0

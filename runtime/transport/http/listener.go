@@ -103,7 +103,8 @@ func (l *listener) serve() {
 	if l.server.TLSConfig != nil {
 		serve = func() error { return l.server.ServeTLS(l.tcp, "", "") }
 	}
-	if err := serve(); !errors.Is(err, nethttp.ErrServerClosed) {
+	// Its own error says so only when it has heard that it is to end.
+	if err := serve(); !errors.Is(err, nethttp.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 		e := error(status.Errorf(status.Unavailable, "http: %s takes no connections since %s: %v",
 			l.address, time.Now().Format(time.RFC3339), err))
 		l.failed.Store(&e)
