@@ -40,31 +40,36 @@ const specVersion = "1.0"
 // prefix "ce-", their values percent-encoded. It is for implementations of [Broker]
 // whose messages have headers.
 func (m *Message) Headers() iter.Seq2[string, string] {
-	return func(yield func(string, string) bool) {
-		attribute := func(name, value string) bool { return value == "" || yield(name, encodeValue(value)) }
-		ok := yield(headerSpecVersion, specVersion) &&
-			attribute(headerID, m.ID) &&
-			attribute(headerSource, m.Source) &&
-			attribute(headerType, m.Type) &&
-			(m.Time.IsZero() || yield(headerTime, formatTime(m.Time))) &&
-			attribute(headerDataType, m.ContentType) &&
-			attribute(headerKey, m.Key)
-		if d := m.DeadLetter; ok && d != nil {
-			ok = attribute(headerDeadTopic, d.Topic) &&
-				attribute(headerDeadGroup, d.Group) &&
-				attribute(headerDeadReason, d.Reason) &&
-				yield(headerDeadAttempts, strconv.Itoa(d.Attempts)) &&
-				yield(headerDeadTime, formatTime(d.Time))
-		}
-		if !ok {
+	return func(yield func(string, string) bool) { m.headers(yield) }
+}
+
+func (m *Message) headers(yield func(string, string) bool) {
+	ok := yield(headerSpecVersion, specVersion) &&
+		attribute(yield, headerID, m.ID) &&
+		attribute(yield, headerSource, m.Source) &&
+		attribute(yield, headerType, m.Type) &&
+		(m.Time.IsZero() || yield(headerTime, formatTime(m.Time))) &&
+		attribute(yield, headerDataType, m.ContentType) &&
+		attribute(yield, headerKey, m.Key)
+	if d := m.DeadLetter; ok && d != nil {
+		ok = attribute(yield, headerDeadTopic, d.Topic) &&
+			attribute(yield, headerDeadGroup, d.Group) &&
+			attribute(yield, headerDeadReason, d.Reason) &&
+			yield(headerDeadAttempts, strconv.Itoa(d.Attempts)) &&
+			yield(headerDeadTime, formatTime(d.Time))
+	}
+	if !ok || m.Metadata.Len() == 0 {
+		return
+	}
+	for key, value := range m.Metadata.All() {
+		if !yield(key, encodeMetadata(key, value)) {
 			return
 		}
-		for key, value := range m.Metadata.All() {
-			if !yield(key, encodeMetadata(key, value)) {
-				return
-			}
-		}
 	}
+}
+
+func attribute(yield func(string, string) bool, name, value string) bool {
+	return value == "" || yield(name, encodeValue(value))
 }
 
 // SetHeader takes what a header says of m, which is empty before the first one. Names

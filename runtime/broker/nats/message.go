@@ -127,16 +127,46 @@ func appendPart(to []byte, s string) []byte {
 // read fills m from what was received. The error means that it is no event.
 func read(m *broker.Message, from *natsgo.Msg) error {
 	m.Topic, m.Body = from.Subject, from.Data
+	if len(from.Header) == 0 {
+		return nil
+	}
 	var invalid error
-	for name, values := range from.Header {
+	set := func(name string, values []string) {
 		for _, value := range values {
 			if err := m.SetHeader(name, value); err != nil && invalid == nil {
 				invalid = err
 			}
 		}
 	}
+	// To look the usual ones up takes less time than to range over a map.
+	usual, found := usualHeaders(), 0
+	for _, name := range usual {
+		if values, ok := from.Header[name]; ok {
+			found++
+			set(name, values)
+		}
+	}
+	if found < len(from.Header) {
+		for name, values := range from.Header {
+			if !slices.Contains(usual, name) {
+				set(name, values)
+			}
+		}
+	}
 	return invalid
 }
+
+// usualHeaders are the names of the headers that every event has that is published
+// with this package.
+var usualHeaders = sync.OnceValue(func() []string {
+	m := broker.Message{Topic: "a", Type: "a", Key: "a"}
+	_ = m.Complete() // nothing is wrong with it
+	var names []string
+	for name := range m.Headers() {
+		names = append(names, name)
+	}
+	return names
+})
 
 // sendError is the error of publishing m, where nats.go refused it.
 func (l *link) sendError(m *broker.Message, err error) error {
