@@ -1,9 +1,11 @@
 package broker
 
 import (
+	"bytes"
 	"iter"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -170,8 +172,34 @@ func ownAttribute(name string) bool {
 	return false
 }
 
-// formatTime is t as RFC 3339 has it, in UTC.
-func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
+// formatTime is t as [time.RFC3339Nano] has it, in UTC. Events of one second have all but
+// the fraction in common.
+func formatTime(t time.Time) string {
+	second := lastSecond.Load()
+	if second == nil || second.unix != t.Unix() {
+		second = &formattedSecond{unix: t.Unix(), text: t.UTC().Format("2006-01-02T15:04:05")}
+		lastSecond.Store(second)
+	}
+	var room [len(time.RFC3339Nano)]byte
+	b := append(room[:0], second.text...)
+	if n := t.Nanosecond(); n > 0 {
+		var digits [10]byte
+		for i := len(digits) - 1; i > 0; i-- {
+			digits[i] = byte('0' + n%10)
+			n /= 10
+		}
+		digits[0] = '.'
+		b = append(b, bytes.TrimRight(digits[:], "0")...)
+	}
+	return string(append(b, 'Z'))
+}
+
+type formattedSecond struct {
+	unix int64
+	text string
+}
+
+var lastSecond atomic.Pointer[formattedSecond]
 
 func parseTime(name, text string) (time.Time, error) {
 	t, err := time.Parse(time.RFC3339Nano, text)

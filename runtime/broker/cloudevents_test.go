@@ -141,3 +141,20 @@ func FuzzSetHeader(f *testing.F) {
 type errorText string
 
 func (e errorText) Error() string { return string(e) }
+
+func TestFormatTime(t *testing.T) {
+	zone := time.FixedZone("", 5*3600+1800)
+	for _, at := range []time.Time{
+		time.Date(2026, 11, 25, 19, 40, 59, 0, time.UTC),
+		time.Date(2026, 11, 25, 19, 40, 59, 1, time.UTC),
+		time.Date(2026, 11, 25, 19, 40, 59, 120_000_000, zone),
+		time.Date(2026, 11, 25, 19, 40, 59, 999_999_999, time.UTC),
+		time.Date(1, 1, 1, 0, 0, 0, 10, time.UTC),
+		time.Date(9999, 12, 31, 23, 59, 59, 100, time.UTC),
+		time.Date(1969, 12, 31, 23, 59, 59, 500, time.UTC),
+	} {
+		if got, want := formatTime(at), at.UTC().Format(time.RFC3339Nano); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
