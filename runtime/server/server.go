@@ -238,7 +238,7 @@ func (s *Server) Register(service string, methods []Method, opts ...HandlerOptio
 	return nil
 }
 
-// Services are the names of the registered services, sorted.
+// Services are the names of the registered services that others are to find, sorted.
 func (s *Server) Services() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -255,6 +255,14 @@ func (s *Server) announced() []string {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// Registered are the names of all registered services, those of WithInstanceOnly
+// included, sorted.
+func (s *Server) Registered() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.services))
 }
 
 // ID tells this server from all others.
