@@ -115,7 +115,7 @@ func open(ctx context.Context, c *client.Client, opts []client.CallOption) (*que
 // explain names the way out where there is one.
 func explain(err error) error {
 	if status.CodeOf(err) == status.Unimplemented {
-		return fmt.Errorf("reflection: the server does not have it (reflection.Register adds it): %w", err)
+		return fmt.Errorf("reflection: not available (a server has it by reflection.Register): %w", err)
 	}
 	return fmt.Errorf("reflection: %w", err)
 }
@@ -176,9 +176,11 @@ func (f *fetched) take(q *questions, what string, req *reflectionv1.ServerReflec
 			continue
 		}
 		f.size += len(b)
-		if len(f.order) == maxFiles || f.size > maxBytes {
-			return status.Remote(status.ResourceExhausted,
-				fmt.Sprintf("reflection: %s: with its imports these are more than %d files or %d bytes", what, maxFiles, maxBytes), nil)
+		if len(f.order) == maxFiles {
+			return status.Remote(status.ResourceExhausted, fmt.Sprintf("reflection: %s: more than %d files", what, maxFiles), nil)
+		}
+		if f.size > maxBytes {
+			return status.Remote(status.ResourceExhausted, fmt.Sprintf("reflection: %s: more than %d bytes of files", what, maxBytes), nil)
 		}
 		f.files[fd.GetName()], f.order = &fd, append(f.order, &fd)
 		prefix := ""

@@ -163,7 +163,7 @@ func TestFetchFromLiars(t *testing.T) {
 			return sendFiles(t, call, &descriptorpb.FileDescriptorProto{
 				Name: new(strconv.Itoa(n)), Dependency: []string{strconv.Itoa(n + 1)}, Package: new(strings.Repeat("x", 1<<20-1000)),
 			})
-		}, status.ResourceExhausted, "33554432 bytes"},
+		}, status.ResourceExhausted, "more than 33554432 bytes"},
 		{"no files", func(_ *reflectionv1.ServerReflectionRequest, call server.Call) error {
 			return call.Send(&reflectionv1.ServerReflectionResponse{})
 		}, status.Internal, "has no files"},
