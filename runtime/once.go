@@ -2,6 +2,7 @@ package micro
 
 import (
 	"context"
+	"strings"
 	"sync/atomic"
 
 	"github.com/protomicro/micro/runtime/health"
@@ -22,10 +23,14 @@ type oneCall struct {
 
 func newOneCall() *oneCall { return &oneCall{served: make(chan struct{})} }
 
-// intercept is a [server.Interceptor]. Asking for the health is no call.
+// reflectionPrefix is what the names of reflection begin with. That package is not
+// imported: a program that does not register it is not to have it.
+const reflectionPrefix = "grpc.reflection."
+
+// intercept is a [server.Interceptor]. Asking for the health or the schema is no call.
 func (o *oneCall) intercept(next server.Handler) server.Handler {
 	return func(ctx context.Context, call server.Call) error {
-		if call.Spec().Service == health.ServiceName {
+		if service := call.Spec().Service; service == health.ServiceName || strings.HasPrefix(service, reflectionPrefix) {
 			return next(ctx, call)
 		}
 		if o.taken.Swap(true) {
