@@ -21,6 +21,7 @@ const (
 	kindEnd    = 4 // listener to client: sequence, the answer or a piece of it
 	kindReset  = 5 // code, text: the stream is over at once
 	kindCredit = 6 // the last sequence number, what the peer may send up to; a heartbeat as well
+	kindHead   = 7 // listener to client, before DATA: sequence, the head or a piece of it
 )
 
 const (
@@ -74,7 +75,7 @@ type frame struct {
 	terms   terms  // of ACCEPT
 	credit  amount // of CREDIT
 	code    status.Code
-	payload []byte // of DATA and END; the text of RESET
+	payload []byte // of HEAD, DATA and END; the text of RESET
 }
 
 var errMalformed = errors.New("malformed frame")
@@ -89,7 +90,7 @@ func parse(b []byte) (f frame, err error) {
 	flags := b[0] &^ kindMask
 	b = b[1:]
 	switch f.kind {
-	case kindData, kindEnd:
+	case kindData, kindEnd, kindHead:
 		f.more = flags&flagMore != 0
 		flags &^= flagMore
 		if f.seq, b, err = number(b); err != nil {

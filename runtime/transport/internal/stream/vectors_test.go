@@ -103,6 +103,8 @@ func (v vector) write(t *testing.T) []byte {
 		return appendAccept(nil, v.Seq, v.terms())
 	case "data":
 		return append(appendHead(nil, kindData, v.More, v.Seq), *v.Payload...)
+	case "head":
+		return append(appendHead(nil, kindHead, v.More, v.Seq), *v.Payload...)
 	case "half":
 		return appendHead(nil, kindHalf, false, v.Seq)
 	case "end":
@@ -126,7 +128,7 @@ func (v vector) write(t *testing.T) []byte {
 }
 
 func TestVectors(t *testing.T) {
-	kinds := map[string]byte{"accept": kindAccept, "data": kindData, "half": kindHalf, "end": kindEnd, "reset": kindReset, "credit": kindCredit}
+	kinds := map[string]byte{"accept": kindAccept, "data": kindData, "half": kindHalf, "end": kindEnd, "reset": kindReset, "credit": kindCredit, "head": kindHead}
 	for name, v := range loadVectors(t) {
 		t.Run(name, func(t *testing.T) {
 			b := loadFrame(t, name)
