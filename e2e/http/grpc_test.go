@@ -352,8 +352,9 @@ func TestGRPCServer(t *testing.T) {
 			c := echotest.Dial(t, client.Config{Transport: open(t, http.Config{Protocol: http.GRPC, Gzip: compress})})
 			echo, streams := echov1micro.NewEchoClient(c), echov1micro.NewStreamClient(c)
 			for _, body := range [][]byte{nil, bytes.Repeat([]byte("long "), 20_000)} {
-				var md metadata.MD
-				res, err := echo.Echo(within(t), &echov1.EchoRequest{Text: "héllo", Body: body}, addr, client.WithResponseMetadata(&md),
+				var md, trailer metadata.MD
+				res, err := echo.Echo(within(t), &echov1.EchoRequest{Text: "héllo", Body: body}, addr,
+					client.WithResponseMetadata(&md), client.WithResponseTrailer(&trailer),
 					client.WithMetadata("x-ascii", "one", "x-ascii", "two words", "x-some-bin", "\x00\xff\x07", "x-some-bin", ""))
 				if err != nil {
 					t.Fatal(err)
@@ -367,8 +368,8 @@ func TestGRPCServer(t *testing.T) {
 				if got := md.Values("echo-x-some-bin"); len(got) != 2 || got[0] != "\x00\xff\x07" || got[1] != "" {
 					t.Errorf("binary metadata %q", got)
 				}
-				if got := md.Get("x-trailer"); got != "at the end" {
-					t.Errorf("trailer %q", got)
+				if _, early := md.Lookup("x-trailer"); early || trailer.Get("x-trailer") != "at the end" || trailer.Len() != 1 {
+					t.Errorf("leading metadata %v, trailing %v", md, trailer)
 				}
 			}
 
@@ -383,8 +384,8 @@ func TestGRPCServer(t *testing.T) {
 				}
 				n++
 			}
-			if n != 100 || count.ResponseMetadata().Get("kind") != "count" {
-				t.Errorf("%d messages, %v", n, count.ResponseMetadata())
+			if n != 100 || count.ResponseTrailer().Get("kind") != "count" {
+				t.Errorf("%d messages, %v", n, count.ResponseTrailer())
 			}
 
 			sum, err := streams.Sum(within(t), addr)
@@ -397,7 +398,7 @@ func TestGRPCServer(t *testing.T) {
 				}
 			}
 			total, err := sum.CloseAndRecv()
-			if err != nil || total.GetSum() != 4950 || sum.ResponseMetadata().Get("kind") != "sum" {
+			if err != nil || total.GetSum() != 4950 || sum.ResponseTrailer().Get("kind") != "sum" {
 				t.Errorf("sum: %v, %v", total, err)
 			}
 
@@ -414,8 +415,8 @@ func TestGRPCServer(t *testing.T) {
 				}
 			}
 			_ = chat.CloseSend()
-			if _, err := chat.Recv(); !errors.Is(err, io.EOF) || chat.ResponseMetadata().Get("kind") != "chat" {
-				t.Errorf("end: %v, %v", err, chat.ResponseMetadata())
+			if _, err := chat.Recv(); !errors.Is(err, io.EOF) || chat.ResponseTrailer().Get("kind") != "chat" {
+				t.Errorf("end: %v, %v", err, chat.ResponseTrailer())
 			}
 		})
 	}
@@ -434,7 +435,7 @@ func TestGRPCServerErrors(t *testing.T) {
 		for _, message := range []string{"no order 17: é, 100%\nnext", ""} {
 			var md metadata.MD
 			_, err := echo.Fail(within(t), &echov1.FailRequest{Code: uint32(code), Message: message, Details: []*anypb.Any{detail}},
-				addr, client.WithResponseMetadata(&md))
+				addr, client.WithResponseTrailer(&md))
 			d, ok := status.Detail[*durationpb.Duration](err)
 			if status.CodeOf(err) != code || status.From(err).Message() != message || !ok || d.GetSeconds() != 90 || md.Get("x-why") != "told to" {
 				t.Errorf("%v: got %v with %v, %v", code, err, d, md)
@@ -447,8 +448,8 @@ func TestGRPCServerErrors(t *testing.T) {
 		if err := s.Send(&echov1.ChatRequest{Code: uint32(code)}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Recv(); status.CodeOf(err) != code || status.From(err).Message() != "as told" || s.ResponseMetadata().Get("kind") != "chat" {
-			t.Errorf("stream, %v: got %v with %v", code, err, s.ResponseMetadata())
+		if _, err := s.Recv(); status.CodeOf(err) != code || status.From(err).Message() != "as told" || s.ResponseTrailer().Get("kind") != "chat" {
+			t.Errorf("stream, %v: got %v with %v", code, err, s.ResponseTrailer())
 		}
 	}
 	if _, err := echo.Panic(within(t), &echov1.PanicRequest{}, addr); status.CodeOf(err) != status.Unimplemented {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/protomicro/micro/internal/echotest"
 	"github.com/protomicro/micro/runtime/client"
+	"github.com/protomicro/micro/runtime/metadata"
 	"github.com/protomicro/micro/runtime/rpc"
 	"github.com/protomicro/micro/runtime/server"
 	"github.com/protomicro/micro/runtime/status"
@@ -66,6 +67,22 @@ func output(ctx context.Context, call server.Call, req *testpb.StreamingOutputCa
 	return nil
 }
 
+// Keys of the metadata that custom_metadata wants back, before and behind the response.
+const (
+	keyInitial  = "x-grpc-test-echo-initial"
+	keyTrailing = "x-grpc-test-echo-trailing-bin"
+)
+
+// echoMetadata sends back the metadata that is to be.
+func echoMetadata(ctx context.Context) {
+	if v, ok := metadata.Incoming(ctx).Lookup(keyInitial); ok {
+		metadata.AddResponse(ctx, keyInitial, v)
+	}
+	if v, ok := metadata.Incoming(ctx).Lookup(keyTrailing); ok {
+		metadata.AddTrailer(ctx, keyTrailing, v)
+	}
+}
+
 // interopMethods serve the methods, on this project's server.
 func interopMethods() []server.Method {
 	serve := map[*rpc.Spec]server.Handler{
@@ -75,15 +92,20 @@ func interopMethods() []server.Method {
 			}
 			return call.Send(&testpb.Empty{})
 		},
-		specUnary: func(_ context.Context, call server.Call) error {
+		specUnary: func(ctx context.Context, call server.Call) error {
 			var req testpb.SimpleRequest
 			if err := call.Receive(&req); err != nil {
 				return err
 			}
+			echoMetadata(ctx)
 			if err := told(req.GetResponseStatus()); err != nil {
 				return err
 			}
-			return call.Send(&testpb.SimpleResponse{Payload: payload(req.GetResponseSize())})
+			res := &testpb.SimpleResponse{Payload: payload(req.GetResponseSize())}
+			if req.GetFillServerId() {
+				res.ServerId = "this one"
+			}
+			return call.Send(res)
 		},
 		specOutput: func(ctx context.Context, call server.Call) error {
 			var req testpb.StreamingOutputCallRequest
@@ -106,6 +128,7 @@ func interopMethods() []server.Method {
 			}
 		},
 		specFull: func(ctx context.Context, call server.Call) error {
+			echoMetadata(ctx)
 			for {
 				var req testpb.StreamingOutputCallRequest
 				err := call.Receive(&req)
@@ -129,9 +152,8 @@ func interopMethods() []server.Method {
 }
 
 // TestInteropServer runs gRPC's interoperability tests against this project's server.
-// One that fails ends the process and says why. Those about credentials and load
-// balancers have no place here, and custom_metadata wants a handler that sends other
-// metadata before its response than after it.
+// One that fails ends the process and says why. docs/protocol.md says which are left
+// out.
 func TestInteropServer(t *testing.T) {
 	s, err := server.New(server.Config{Transport: open(t, http.Config{}), Logger: echotest.Quiet()})
 	if err != nil {
@@ -144,11 +166,23 @@ func TestInteropServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { echotest.Shutdown(t, s) })
-	conn, err := grpc.NewClient("passthrough:///"+s.Address().Rest(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
+	dial := func() (*grpc.ClientConn, func()) {
+		conn, err := grpc.NewClient("passthrough:///"+s.Address().Rest(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return conn, func() { _ = conn.Close() }
 	}
-	t.Cleanup(func() { _ = conn.Close() })
+	conn, hangUp := dial()
+	t.Cleanup(hangUp)
+	soak := func(channel func() (*grpc.ClientConn, func())) func(context.Context, testpb.TestServiceClient, ...grpc.CallOption) {
+		return func(ctx context.Context, _ testpb.TestServiceClient, _ ...grpc.CallOption) {
+			interop.DoSoakTest(ctx, interop.SoakTestConfig{
+				RequestSize: 271828, ResponseSize: 314159, PerIterationMaxAcceptableLatency: 20 * time.Second,
+				OverallTimeout: 30 * time.Second, ServerAddr: conn.Target(), NumWorkers: 2, Iterations: 20, ChannelForTest: channel,
+			})
+		}
+	}
 	tc := testpb.NewTestServiceClient(conn)
 	for name, f := range map[string]func(context.Context, testpb.TestServiceClient, ...grpc.CallOption){
 		"empty_unary":                 interop.DoEmptyUnaryCall,
@@ -162,6 +196,12 @@ func TestInteropServer(t *testing.T) {
 		"cancel_after_first_response": interop.DoCancelAfterFirstResponse,
 		"status_code_and_message":     interop.DoStatusCodeAndMessage,
 		"special_status_message":      interop.DoSpecialStatusMessage,
+		"custom_metadata":             interop.DoCustomMetadata,
+		"pick_first_unary": func(ctx context.Context, c testpb.TestServiceClient, _ ...grpc.CallOption) {
+			interop.DoPickFirstUnary(ctx, c)
+		},
+		"rpc_soak":     soak(func() (*grpc.ClientConn, func()) { return conn, func() {} }),
+		"channel_soak": soak(dial),
 	} {
 		t.Run(name, func(t *testing.T) { f(within(t), tc) })
 	}
@@ -209,6 +249,33 @@ func TestInteropClient(t *testing.T) {
 	if err := c.Call(within(t), interopSpec("UnimplementedCall", rpc.Unary), &testpb.Empty{}, &testpb.Empty{}, addr); status.CodeOf(err) != status.Unimplemented {
 		t.Errorf("unimplemented_method: %v", err)
 	}
+	const nobodys = "grpc.testing.UnimplementedService"
+	unimplemented := &rpc.Spec{Service: nobodys, Method: "UnimplementedCall", Procedure: nobodys + "/UnimplementedCall"}
+	if err := c.Call(within(t), unimplemented, &testpb.Empty{}, &testpb.Empty{}, addr); status.CodeOf(err) != status.Unimplemented {
+		t.Errorf("unimplemented_service: %v", err)
+	}
+	for i := range 20 {
+		var res testpb.SimpleResponse
+		if err := c.Call(within(t), specUnary, &testpb.SimpleRequest{ResponseSize: 314159, Payload: payload(271828)}, &res, addr); err != nil ||
+			len(res.GetPayload().GetBody()) != 314159 {
+			t.Errorf("rpc_soak: call %d: %v", i, err)
+		}
+	}
+	custom := client.WithMetadata(keyInitial, "test_initial_metadata_value", keyTrailing, "\x0a\x0b\x0a\x0b\x0a\x0b")
+	wantCustom := func(what string, leading, trailing metadata.MD) {
+		t.Helper()
+		_, early := leading.Lookup(keyTrailing)
+		_, late := trailing.Lookup(keyInitial)
+		if leading.Get(keyInitial) != "test_initial_metadata_value" || trailing.Get(keyTrailing) != "\x0a\x0b\x0a\x0b\x0a\x0b" || early || late {
+			t.Errorf("custom_metadata, %s: leading %v, trailing %v", what, leading, trailing)
+		}
+	}
+	var leading, trailing metadata.MD
+	if err := c.Call(within(t), specUnary, &testpb.SimpleRequest{ResponseSize: 1}, &testpb.SimpleResponse{}, addr, custom,
+		client.WithResponseMetadata(&leading), client.WithResponseTrailer(&trailing)); err != nil {
+		t.Errorf("custom_metadata: %v", err)
+	}
+	wantCustom("unary", leading, trailing)
 
 	begin := func(ctx context.Context, spec *rpc.Spec, req proto.Message, opts ...client.CallOption) client.Stream {
 		s, err := c.Open(ctx, spec, req, append(opts, addr)...)
@@ -254,6 +321,16 @@ func TestInteropClient(t *testing.T) {
 	if err := full.Receive(&m); !errors.Is(err, io.EOF) {
 		t.Errorf("ping_pong: end: %v", err)
 	}
+	labelled := begin(within(t), specFull, nil, custom)
+	if err := errors.Join(labelled.Send(&testpb.StreamingOutputCallRequest{ResponseParameters: all[1:2]}), labelled.Receive(&m)); err != nil {
+		t.Errorf("custom_metadata: %v", err)
+	}
+	wantCustom("first message", labelled.ResponseMetadata(), metadata.Pairs(keyTrailing, "\x0a\x0b\x0a\x0b\x0a\x0b"))
+	_ = labelled.CloseSend()
+	if err := labelled.Receive(&m); !errors.Is(err, io.EOF) {
+		t.Errorf("custom_metadata: end: %v", err)
+	}
+	wantCustom("stream", labelled.ResponseMetadata(), labelled.ResponseTrailer())
 	empty := begin(within(t), specFull, nil)
 	_ = empty.CloseSend()
 	if err := empty.Receive(&m); !errors.Is(err, io.EOF) {
@@ -265,6 +342,15 @@ func TestInteropClient(t *testing.T) {
 	cancel()
 	if err := cancelled.Receive(&sum); status.CodeOf(err) != status.Canceled {
 		t.Errorf("cancel_after_begin: %v", err)
+	}
+	ctx, cancel = context.WithCancel(within(t))
+	begun := begin(ctx, specFull, nil)
+	if err := errors.Join(begun.Send(&testpb.StreamingOutputCallRequest{ResponseParameters: all[:1], Payload: payload(27182)}), begun.Receive(&m)); err != nil {
+		t.Errorf("cancel_after_first_response: %v", err)
+	}
+	cancel()
+	if err := begun.Receive(&m); status.CodeOf(err) != status.Canceled {
+		t.Errorf("cancel_after_first_response: %v", err)
 	}
 	late := begin(within(t), specFull, nil, client.WithTimeout(50*time.Millisecond))
 	_ = late.Send(&testpb.StreamingOutputCallRequest{Payload: payload(27182)}) // how that went is Receive's to say

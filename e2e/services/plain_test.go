@@ -104,13 +104,13 @@ func TestPlainMetadata(t *testing.T) {
 	ns := natstest.Start(t)
 	serve(t, ns, server.Config{ID: "one"})
 	m := request(t, ns.Connect(t), "micro.m.echo.v1.Echo.Echo", `{}`,
-		"Trace-Id: 4bf9", "tag: a", "tag: b", "Key-Bin: AP8Q", "Nats-Msg-Id: 1", "Micro-Attempt: 7")
+		"Trace-Id: 4bf9", "tag: a", "tag: b", "Key-Bin: AP8Q", "Nats-Msg-Id: 1", "Micro-Attempt: 7", "Trailing-Sum: c")
 	if failed(m) {
 		t.Fatal(m.Header)
 	}
 	for key, want := range map[string][]string{
 		"Echo-Trace-Id": {"4bf9"}, "Echo-Tag": {"a", "b"}, "Echo-Key-Bin": {base64.StdEncoding.EncodeToString([]byte{0, 0xff, 0x10})},
-		"Echo-Nats-Msg-Id": nil, "Echo-Micro-Attempt": nil,
+		"Echo-Nats-Msg-Id": nil, "Echo-Micro-Attempt": nil, "Echo-Trailing-Sum": {"c"},
 	} {
 		if got := m.Header.Values(key); !slices.Equal(got, want) {
 			t.Errorf("%s is %q, want %q", key, got, want)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -58,10 +59,15 @@ func (h *Handler) Calls(procedure string) uint64 {
 	return h.calls[procedure]
 }
 
-// Echo answers with what it was sent, request metadata included.
+// Echo answers with what it was sent, request metadata included: behind the answer
+// where the key begins with "trailing-", and before it otherwise.
 func (h *Handler) Echo(ctx context.Context, req *echov1.EchoRequest) (*echov1.EchoResponse, error) {
 	for k, v := range metadata.Incoming(ctx).All() {
-		metadata.AddResponse(ctx, "echo-"+k, v)
+		if strings.HasPrefix(k, "trailing-") {
+			metadata.AddTrailer(ctx, "echo-"+k, v)
+		} else {
+			metadata.AddResponse(ctx, "echo-"+k, v)
+		}
 	}
 	return &echov1.EchoResponse{
 		Text: req.GetText(), Body: req.GetBody(), Tags: req.GetTags(), Instance: h.Instance,
@@ -81,7 +87,9 @@ func (h *Handler) Sleep(ctx context.Context, req *echov1.SleepRequest) (*echov1.
 }
 
 // Fail returns the error it is told to return.
-func (h *Handler) Fail(_ context.Context, req *echov1.FailRequest) (*echov1.FailResponse, error) {
+func (h *Handler) Fail(ctx context.Context, req *echov1.FailRequest) (*echov1.FailResponse, error) {
+	metadata.AddResponse(ctx, "begins", "fail")
+	metadata.AddTrailer(ctx, "kind", "fail")
 	if req.GetPlain() {
 		return nil, errors.New(req.GetMessage())
 	}

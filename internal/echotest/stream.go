@@ -12,9 +12,12 @@ import (
 
 var _ echov1micro.StreamHandler = (*Handler)(nil)
 
+// Each method sends metadata of both kinds.
+
 // Count sends numbers, and fails after them if it is told to.
 func (h *Handler) Count(ctx context.Context, req *echov1.CountRequest, stream *echov1micro.StreamCountServerStream) error {
-	metadata.AddResponse(ctx, "kind", "count")
+	metadata.AddResponse(ctx, "begins", "count")
+	metadata.AddTrailer(ctx, "kind", "count")
 	body := make([]byte, req.GetSize())
 	for n := range req.GetMessages() {
 		if req.GetDelayMs() > 0 {
@@ -33,7 +36,8 @@ func (h *Handler) Count(ctx context.Context, req *echov1.CountRequest, stream *e
 
 // Sum adds up what it is sent.
 func (h *Handler) Sum(ctx context.Context, stream *echov1micro.StreamSumServerStream) (*echov1.SumResponse, error) {
-	metadata.AddResponse(ctx, "kind", "sum")
+	metadata.AddResponse(ctx, "begins", "sum")
+	metadata.AddTrailer(ctx, "kind", "sum")
 	res := &echov1.SumResponse{Instance: h.Instance}
 	for req, err := range stream.Messages() {
 		if err != nil {
@@ -50,7 +54,8 @@ func (h *Handler) Sum(ctx context.Context, stream *echov1micro.StreamSumServerSt
 
 // Chat answers each message with the same.
 func (h *Handler) Chat(ctx context.Context, stream *echov1micro.StreamChatServerStream) error {
-	metadata.AddResponse(ctx, "kind", "chat")
+	metadata.AddResponse(ctx, "begins", "chat")
+	metadata.AddTrailer(ctx, "kind", "chat")
 	for req, err := range stream.Messages() {
 		if err != nil {
 			return err

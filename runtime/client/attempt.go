@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/protomicro/micro/runtime/metadata"
 	"github.com/protomicro/micro/runtime/rpc"
 	"github.com/protomicro/micro/runtime/selector"
 	"github.com/protomicro/micro/runtime/status"
@@ -28,7 +27,7 @@ func (c *Call) begin(instance string, now time.Time) int {
 	if c.attempts == nil {
 		c.attempts = c.firstAttempt[:0]
 	}
-	c.ResponseMetadata = metadata.MD{} // what is there is another attempt's
+	c.forgetMetadata() // what is there is another attempt's
 	c.attempts = append(c.attempts, Attempt{Instance: instance, Began: now})
 	return len(c.attempts) - 1
 }

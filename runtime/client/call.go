@@ -39,20 +39,20 @@ type Call struct {
 	// Metadata goes with the request. It may be the context's: an interceptor adds
 	// to it with [Call.AddMetadata].
 	Metadata metadata.MD
-	// ResponseMetadata came with the response or the error of a unary call, once next
-	// has returned.
-	ResponseMetadata metadata.MD
+	// ResponseMetadata and ResponseTrailer are the leading and the trailing metadata that
+	// came with the response or the error of a unary call, once next has returned.
+	ResponseMetadata, ResponseTrailer metadata.MD
 
-	address          transport.Address
-	filter           selector.Filter
-	key              string
-	timeout          time.Duration
-	codec            codec.Codec
-	plan             *plan
-	ownMetadata      bool
-	safe             bool // to be run more than once
-	responseMetadata *metadata.MD
-	fault            error // of an option
+	address     transport.Address
+	filter      selector.Filter
+	key         string
+	timeout     time.Duration
+	codec       codec.Codec
+	plan        *plan
+	ownMetadata bool
+	safe        bool          // to be run more than once
+	wanted      *wanted       // nil for most calls
+	fault       *status.Error // of an option
 
 	attempts     []Attempt
 	firstAttempt [1]Attempt // most calls need no more
@@ -70,10 +70,31 @@ func (c *Call) info() selector.Info {
 	return selector.Info{Spec: c.Spec, Filter: c.filter, Key: c.key, Request: c.Request}
 }
 
+// wanted is where a caller wants what came with the response.
+type wanted struct{ metadata, trailer *metadata.MD }
+
+func (c *Call) want() *wanted {
+	if c.wanted == nil {
+		c.wanted = new(wanted)
+	}
+	return c.wanted
+}
+
+// forgetMetadata is for a response's that does not count.
+func (c *Call) forgetMetadata() {
+	c.ResponseMetadata, c.ResponseTrailer = metadata.MD{}, metadata.MD{}
+}
+
 // giveMetadata gives the response's metadata to who asked for it.
 func (c *Call) giveMetadata() {
-	if c.responseMetadata != nil {
-		*c.responseMetadata = c.ResponseMetadata
+	if c.wanted == nil {
+		return
+	}
+	if c.wanted.metadata != nil {
+		*c.wanted.metadata = c.ResponseMetadata
+	}
+	if c.wanted.trailer != nil {
+		*c.wanted.trailer = c.ResponseTrailer
 	}
 }
 
@@ -132,10 +153,17 @@ func WithMetadata(kv ...string) CallOption {
 	}
 }
 
-// WithResponseMetadata sets md to what came with the response, or with the error,
-// before a unary call returns. A stream has it at its end: Stream.ResponseMetadata.
+// WithResponseMetadata sets md to the leading metadata that came with the response, or
+// with the error, before a unary call returns. For a stream it does nothing: see
+// Stream.ResponseMetadata.
 func WithResponseMetadata(md *metadata.MD) CallOption {
-	return func(c *Call) { c.responseMetadata = md }
+	return func(c *Call) { c.want().metadata = md }
+}
+
+// WithResponseTrailer is the same for the trailing metadata. For a stream it does
+// nothing: see Stream.ResponseTrailer.
+func WithResponseTrailer(md *metadata.MD) CallOption {
+	return func(c *Call) { c.want().trailer = md }
 }
 
 // WithRetry has a policy of its own for one call.

@@ -98,10 +98,12 @@ func (c *Call) accept(reply transport.Message, f *frame, seq uint64, msg proto.M
 		return status.Errorf(status.Internal, "the response of %s is malformed: %s",
 			c.Spec.Procedure, status.From(err).Message())
 	}
-	if err := res.Metadata.Validate(); err != nil {
-		return status.Errorf(status.Internal, "the response of %s: %s", c.Spec.Procedure, status.From(err).Message())
+	for _, md := range [...]metadata.MD{res.Metadata, res.Trailer} {
+		if err := md.Validate(); err != nil {
+			return status.Errorf(status.Internal, "the response of %s: %s", c.Spec.Procedure, status.From(err).Message())
+		}
 	}
-	c.ResponseMetadata = res.Metadata
+	c.ResponseMetadata, c.ResponseTrailer = res.Metadata, res.Trailer
 	if res.Err != nil {
 		// It may lack the number, where the server could not read the request.
 		return res.Err

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/protomicro/micro/runtime/metadata"
 	"github.com/protomicro/micro/runtime/rpc"
 	"github.com/protomicro/micro/runtime/selector"
 	"github.com/protomicro/micro/runtime/status"
@@ -156,7 +155,7 @@ func (h *hedge) again(as step, t *target) {
 	}
 	switch {
 	case as == costly:
-		switch after, never := pushback(h.call.ResponseMetadata); {
+		switch after, never := h.call.pushback(); {
 		case never:
 			h.disarm()
 			h.max = 0
@@ -255,7 +254,7 @@ func (h *hedge) land(l *landing) result {
 	f.over = true
 	h.aloft--
 	r := result{err: l.err, sent: l.sent}
-	h.call.ResponseMetadata = metadata.MD{}
+	h.call.forgetMetadata()
 	if l.err == nil {
 		r.answered = true
 		frame := newFrame()

@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/protomicro/micro/runtime/metadata"
 	"github.com/protomicro/micro/runtime/rpc"
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
@@ -176,8 +175,11 @@ func (c *Call) attemptTimeout() time.Duration {
 
 // pushback is what the server said about sending the call again: that it is not to be
 // sent, or how long to wait at least.
-func pushback(md metadata.MD) (wait time.Duration, never bool) {
-	v, ok := md.Lookup(rpc.KeyRetryAfter)
+func (c *Call) pushback() (wait time.Duration, never bool) {
+	v, ok := c.ResponseMetadata.Lookup(rpc.KeyRetryAfter)
+	if !ok {
+		v, ok = c.ResponseTrailer.Lookup(rpc.KeyRetryAfter)
+	}
 	if !ok {
 		return 0, false
 	}

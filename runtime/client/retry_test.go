@@ -213,6 +213,11 @@ func TestNoWaitPastTheDeadline(t *testing.T) {
 }
 
 func TestPushback(t *testing.T) {
+	t.Run("leading", func(t *testing.T) { pushback(t, false) })
+	t.Run("trailing", func(t *testing.T) { pushback(t, true) })
+}
+
+func pushback(t *testing.T, trailing bool) {
 	for _, tc := range []struct {
 		value string
 		wait  time.Duration // negative: not sent again
@@ -228,7 +233,11 @@ func TestPushback(t *testing.T) {
 	} {
 		t.Run(tc.value, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := inTurn(failed(status.Unavailable, rpc.KeyRetryAfter, tc.value), ok)
+				pushedBack := failed(status.Unavailable, rpc.KeyRetryAfter, tc.value)
+				if trailing {
+					pushedBack.metadata, pushedBack.trailer = metadata.MD{}, pushedBack.metadata
+				}
+				s := inTurn(pushedBack, ok)
 				c := s.dial(t, client.Config{}, "a", "b")
 				_, err := send(t.Context(), c, get)
 				seen := s.seen()

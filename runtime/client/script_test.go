@@ -45,6 +45,7 @@ type attempt struct {
 type reply struct {
 	err      *status.Error // the handler's
 	metadata metadata.MD
+	trailer  metadata.MD
 	fault    error // the transport's
 }
 
@@ -156,7 +157,7 @@ func (c *scriptConn) Call(ctx context.Context, m transport.Message) (transport.M
 	if err != nil {
 		return transport.Message{}, err
 	}
-	res := codec.Response{Tag: req.Tag, Err: r.err, Metadata: r.metadata}
+	res := codec.Response{Tag: req.Tag, Err: r.err, Metadata: r.metadata, Trailer: r.trailer}
 	body, err := protorpc.New().AppendResponse(nil, &res, &echov1.EchoResponse{Instance: c.instance})
 	return transport.Message{Body: body}, err
 }
@@ -174,6 +175,7 @@ type openStream struct{ ctx context.Context }
 func (s openStream) Send([]byte) error         { return nil }
 func (s openStream) CloseSend() error          { return nil }
 func (s openStream) Close() error              { return nil }
+func (s openStream) Head() []byte              { return nil }
 func (s openStream) Answer() transport.Message { return transport.Message{} }
 func (s openStream) Recv() ([]byte, error) {
 	<-s.ctx.Done()

@@ -108,7 +108,7 @@ func (c *Client) oneByOne(ctx context.Context, call *Call, s *service) result {
 				pause = p.backoff()
 			}
 		case costly:
-			after, never := pushback(call.ResponseMetadata)
+			after, never := call.pushback()
 			pause = after + p.backoff()
 			if never || !fits(ctx, pause) || !s.budget.spend(c.age(time.Now())) {
 				return p.outcome()

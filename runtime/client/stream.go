@@ -32,9 +32,13 @@ type Stream interface {
 	// came to. A method that does not stream responses has one, which Receive
 	// returns when the handler has.
 	Receive(msg proto.Message) error
-	// ResponseMetadata came with the handler's outcome. It is empty until Receive has
-	// returned an error, io.EOF included, or the one response.
+	// ResponseMetadata is the leading metadata, which came before the first message or,
+	// where there is none, with the handler's outcome. It is empty until Receive has
+	// returned.
 	ResponseMetadata() metadata.MD
+	// ResponseTrailer is the trailing metadata, which came with the handler's outcome. It
+	// is empty until Receive has returned an error, io.EOF included, or the one response.
+	ResponseTrailer() metadata.MD
 	// Close gives the stream up, if it has not ended: the handler's context ends.
 	// Closing again, and after the end, does nothing.
 	Close() error
@@ -49,9 +53,12 @@ type clientStream struct {
 
 	finished, reported sync.Once
 
+	begun bool // of Receive: what comes before the first message has been read
+
 	mu       sync.Mutex
 	ended    error // what Receive returns from now on
 	metadata metadata.MD
+	trailer  metadata.MD
 }
 
 func (s *clientStream) Send(msg proto.Message) error {
@@ -84,6 +91,12 @@ func (s *clientStream) Receive(msg proto.Message) error {
 		return err
 	}
 	body, err := s.stream.Recv()
+	if !s.begun {
+		s.begun = true
+		if err := s.receiveHead(); err != nil {
+			return s.endWith(err)
+		}
+	}
 	streams := s.call.Spec.Kind&rpc.ServerStream != 0
 	switch {
 	case err == nil && streams:
@@ -111,6 +124,22 @@ func (s *clientStream) Receive(msg proto.Message) error {
 	return io.EOF
 }
 
+// receiveHead reads what came before the first message, if anything did.
+func (s *clientStream) receiveHead() error {
+	head := s.stream.Head()
+	if head == nil {
+		return nil
+	}
+	f := newFrame()
+	defer f.free()
+	err := s.call.accept(transport.Message{Body: head}, f, s.seq, nil)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.metadata = s.call.ResponseMetadata
+	s.call.forgetMetadata() // it is not the outcome's
+	return err
+}
+
 func (s *clientStream) end() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -125,7 +154,10 @@ func (s *clientStream) endWith(err error) error {
 	}
 	s.mu.Lock()
 	if s.ended == nil {
-		s.ended, s.metadata = err, s.call.ResponseMetadata
+		s.ended, s.trailer = err, s.call.ResponseTrailer
+		if s.metadata.Len() == 0 { // as in a stream without messages
+			s.metadata = s.call.ResponseMetadata
+		}
 	}
 	err = s.ended
 	s.mu.Unlock()
@@ -156,6 +188,12 @@ func (s *clientStream) ResponseMetadata() metadata.MD {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.metadata
+}
+
+func (s *clientStream) ResponseTrailer() metadata.MD {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.trailer
 }
 
 func (s *clientStream) Close() error {

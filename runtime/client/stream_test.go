@@ -68,8 +68,8 @@ func TestServerStream(t *testing.T) {
 				if code != status.OK && status.From(err).Message() != "as told" {
 					t.Errorf("the error: %v", err)
 				}
-				if got := s.ResponseMetadata().Get("kind"); got != "count" {
-					t.Errorf("metadata %q", got)
+				if got, trailing := s.ResponseMetadata(), s.ResponseTrailer(); got.Len() != 1 || got.Get("begins") != "count" || trailing.Len() != 1 || trailing.Get("kind") != "count" {
+					t.Errorf("metadata %q, trailer %q", got, trailing)
 				}
 			})
 		}
@@ -135,8 +135,8 @@ func TestClientStream(t *testing.T) {
 			if res.GetSum() != 999*500 || res.GetMessages() != 1000 || res.GetInstance() != "one" {
 				t.Errorf("got %v", res)
 			}
-			if got := s.ResponseMetadata().Get("kind"); got != "sum" {
-				t.Errorf("metadata %q", got)
+			if got, trailing := s.ResponseMetadata(), s.ResponseTrailer(); got.Len() != 1 || got.Get("begins") != "sum" || trailing.Len() != 1 || trailing.Get("kind") != "sum" {
+				t.Errorf("metadata %q, trailer %q", got, trailing)
 			}
 
 			// None at all, and an error in between.
@@ -202,8 +202,8 @@ func TestBidiStream(t *testing.T) {
 			if err := <-sent; err != nil || n != messages {
 				t.Errorf("%d messages, %v", n, err)
 			}
-			if got := s.ResponseMetadata().Get("kind"); got != "chat" {
-				t.Errorf("metadata %q", got)
+			if got, trailing := s.ResponseMetadata(), s.ResponseTrailer(); got.Len() != 1 || got.Get("begins") != "chat" || trailing.Len() != 1 || trailing.Get("kind") != "chat" {
+				t.Errorf("metadata %q, trailer %q", got, trailing)
 			}
 		})
 	}

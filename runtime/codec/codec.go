@@ -87,8 +87,9 @@ type Response struct {
 	// Err is the call's outcome; nil means OK. ParseResponse makes it with
 	// [status.Remote].
 	Err *status.Error
-	// Metadata is as that of a [Request].
-	Metadata metadata.MD
+	// Metadata is the leading, Trailer the trailing metadata. Each is as that of a
+	// [Request].
+	Metadata, Trailer metadata.MD
 	// Payload is the encoded message, set by ParseResponse.
 	Payload []byte
 }

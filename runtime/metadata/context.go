@@ -1,6 +1,9 @@
 package metadata
 
-import "context"
+import (
+	"context"
+	"sync"
+)
 
 // One key for each direction and side, so that none is found by another's reader.
 type (
@@ -29,10 +32,28 @@ func Outgoing(ctx context.Context) MD {
 }
 
 // Exchange is the metadata of a call being handled: what came with the request and
-// what goes with the response. The server keeps one for each call.
+// what goes with the response, before it and behind. The server keeps one for each
+// call. It must not be copied once it is in use.
 type Exchange struct {
 	Request  MD
-	Response MD
+	Response MD // leading
+	Trailer  MD
+
+	mu   sync.Mutex // for the last two, while the handler runs
+	sent bool       // Response is on its way
+}
+
+// TakeResponse is the leading metadata for whoever sends it: the first caller has it,
+// and later ones nothing. AddResponse does nothing any more. Servers of streams call
+// it.
+func (x *Exchange) TakeResponse() MD {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.sent {
+		return MD{}
+	}
+	x.sent = true
+	return x.Response.clipped()
 }
 
 // WithExchange is a context for a handler. Servers call it; a test of a handler
@@ -50,14 +71,35 @@ func Incoming(ctx context.Context) MD {
 	return MD{}
 }
 
-// AddResponse appends a pair to the response's metadata. It is for the handler's
-// own goroutine, before it returns, whether with an answer or an error; elsewhere
-// it does nothing and reports false.
+// AddResponse appends a pair to the response's leading metadata, which the caller has
+// before the first message of a stream, and otherwise with the outcome, whether that is
+// an answer or an error. It is for a handler before it returns, in any of its
+// goroutines. It does nothing and reports false elsewhere, and on a stream after the
+// first message was sent.
 func AddResponse(ctx context.Context, key, value string) bool {
 	x, _ := ctx.Value(incomingKey{}).(*Exchange)
 	if x == nil {
 		return false
 	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.sent {
+		return false
+	}
 	x.Response.Add(key, value)
+	return true
+}
+
+// AddTrailer appends a pair to the response's trailing metadata, which the caller has
+// with the outcome of the call or stream. It is for a handler before it returns, in any
+// of its goroutines; elsewhere it does nothing and reports false.
+func AddTrailer(ctx context.Context, key, value string) bool {
+	x, _ := ctx.Value(incomingKey{}).(*Exchange)
+	if x == nil {
+		return false
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.Trailer.Add(key, value)
 	return true
 }

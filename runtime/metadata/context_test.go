@@ -3,6 +3,7 @@ package metadata_test
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/protomicro/micro/runtime/metadata"
@@ -31,21 +32,56 @@ func TestIncomingAndOutgoingAreApart(t *testing.T) {
 	if !metadata.AddResponse(ctx, "Res", "2") {
 		t.Error("AddResponse did nothing in a handler")
 	}
+	if !metadata.AddTrailer(ctx, "End", "3") {
+		t.Error("AddTrailer did nothing in a handler")
+	}
 	check(t, x.Response, "res", "2")
+	check(t, x.Trailer, "end", "3")
 	check(t, metadata.Incoming(ctx), "token", "secret")
 	check(t, metadata.Outgoing(ctx), "out", "1")
 
 	check(t, metadata.Incoming(metadata.Append(t.Context(), "out", "1")))
-	if metadata.AddResponse(t.Context(), "k", "v") {
-		t.Error("AddResponse claims to have an effect outside of a handler")
+	if metadata.AddResponse(t.Context(), "k", "v") || metadata.AddTrailer(t.Context(), "k", "v") {
+		t.Error("AddResponse or AddTrailer claims to have an effect outside of a handler")
 	}
 	check(t, metadata.Incoming(metadata.WithExchange(ctx, nil)))
-	if metadata.AddResponse(metadata.WithExchange(ctx, nil), "k", "v") {
-		t.Error("AddResponse claims to have an effect on no exchange")
+	if none := metadata.WithExchange(ctx, nil); metadata.AddResponse(none, "k", "v") || metadata.AddTrailer(none, "k", "v") {
+		t.Error("AddResponse or AddTrailer claims to have an effect on no exchange")
 	}
 	// Within a handler that is called in a handler's process, the inner one counts.
 	inner := &metadata.Exchange{Request: metadata.Pairs("inner", "1")}
 	check(t, metadata.Incoming(metadata.WithExchange(ctx, inner)), "inner", "1")
+}
+
+// Leading metadata is sent once, whichever of a handler's goroutines is the first to
+// send a message, and nothing is added to it after that.
+func TestTakeResponse(t *testing.T) {
+	x := &metadata.Exchange{}
+	ctx := metadata.WithExchange(t.Context(), x)
+	var wg sync.WaitGroup
+	var added, taken atomic.Int64
+	for range 4 {
+		wg.Go(func() {
+			for range 100 {
+				if metadata.AddResponse(ctx, "k", "v") {
+					added.Add(1)
+				}
+				metadata.AddTrailer(ctx, "t", "v")
+			}
+			taken.Add(int64(x.TakeResponse().Len()))
+		})
+	}
+	wg.Wait()
+	if added.Load() != taken.Load() || added.Load() < 100 {
+		t.Errorf("%d pairs were added and %d taken", added.Load(), taken.Load())
+	}
+	if x.Trailer.Len() != 400 {
+		t.Errorf("%d pairs of the trailer", x.Trailer.Len())
+	}
+	if metadata.AddResponse(ctx, "k", "v") {
+		t.Error("AddResponse claims to have an effect on what has been sent")
+	}
+	check(t, x.TakeResponse())
 }
 
 // Calls that share a context may each add to what they got from it.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"sync"
 
 	"google.golang.org/protobuf/proto"
 
@@ -79,14 +80,14 @@ type request struct {
 	codec    codec.Codec
 	req      codec.Request
 	exchange metadata.Exchange
-	attempt  int           // its number, where the client sent one
+	attempt  int32         // its number, where the client sent one
 	received bool          // at least once
 	answer   proto.Message // that goes with the outcome
 }
 
 func (r *request) Spec() *rpc.Spec { return r.method.spec }
 
-func (r *request) Attempt() int { return max(1, r.attempt) }
+func (r *request) Attempt() int { return max(1, int(r.attempt)) }
 
 // takeAttempt takes the number of the attempt out of the metadata: it is not the
 // caller's.
@@ -97,7 +98,7 @@ func (r *request) takeAttempt() {
 	}
 	r.req.Metadata.Del(rpc.KeyAttempt)
 	if n, err := strconv.ParseUint(text, 10, 31); err == nil {
-		r.attempt = int(n)
+		r.attempt = int32(n)
 	}
 }
 
@@ -164,6 +165,9 @@ func (c *unaryCall) Send(msg proto.Message) error    { return c.sendOne(msg) }
 type streamCall struct {
 	request
 	stream transport.ServerStream
+
+	begin    sync.Once // before the first message
+	beginErr error     // what that came to
 }
 
 func (c *streamCall) Receive(msg proto.Message) error {
@@ -191,5 +195,30 @@ func (c *streamCall) Send(msg proto.Message) error {
 		return notEncoded(c.method.spec.Procedure, err)
 	}
 	*buf = out
+	c.begin.Do(func() { c.beginErr = c.sendHead() })
+	if c.beginErr != nil {
+		return c.beginErr
+	}
 	return c.stream.Send(out)
+}
+
+// sendHead sends the leading metadata, if there is any: a response without a message.
+func (c *streamCall) sendHead() error {
+	md := c.exchange.TakeResponse()
+	if md.Len() == 0 {
+		return nil
+	}
+	if err := md.Validate(); err != nil {
+		return responseMetadata(err)
+	}
+	head, err := c.codec.AppendResponse(nil, &codec.Response{Tag: c.req.Tag, Metadata: md}, nil)
+	if err != nil {
+		return notEncoded(c.method.spec.Procedure, err)
+	}
+	return c.stream.SendHead(head)
+}
+
+// responseMetadata is the error of metadata that a handler must not send.
+func responseMetadata(err error) *status.Error {
+	return status.Errorf(status.Internal, "response metadata: %s", status.From(err).Message())
 }

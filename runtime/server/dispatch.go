@@ -221,6 +221,9 @@ func (d *dispatcher) run(ctx context.Context, m *method, call Call) (err error) 
 // buffers hold encoded responses until the transport has taken them.
 var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
+// responses are for the time of their encoding.
+var responses = sync.Pool{New: func() any { return new(codec.Response) }}
+
 // keepBuffer bounds the buffers that stay in the pool, so that a few large
 // responses do not pin memory.
 const keepBuffer = 64 << 10
@@ -243,16 +246,26 @@ func (d *dispatcher) reply(call *request, reply transport.Replier, outcome *stat
 	}
 	buf := buffers.Get().(*[]byte)
 	defer putBuffer(buf)
-	res := codec.Response{Tag: call.req.Tag, Err: outcome, Metadata: call.exchange.Response}
-	if err := res.Metadata.Validate(); err != nil {
-		res.Metadata = metadata.MD{}
-		res.Err = status.Errorf(status.Internal, "response metadata: %s", status.From(err).Message())
+	res := responses.Get().(*codec.Response)
+	defer func() {
+		*res = codec.Response{}
+		responses.Put(res)
+	}()
+	*res = codec.Response{Tag: call.req.Tag, Err: outcome, Metadata: call.exchange.Response, Trailer: call.exchange.Trailer}
+	if call.method != nil && call.method.spec.Kind&rpc.ServerStream != 0 {
+		res.Metadata = call.exchange.TakeResponse() // if it has not gone before a message
+	}
+	for _, md := range [...]metadata.MD{res.Metadata, res.Trailer} {
+		if err := md.Validate(); err != nil {
+			res.Metadata, res.Trailer = metadata.MD{}, metadata.MD{}
+			res.Err = responseMetadata(err)
+		}
 	}
 	var answer proto.Message
 	if res.Err == nil {
 		answer = call.answer
 	}
-	err := d.send(call, reply, buf, &res, answer)
+	err := d.send(call, reply, buf, res, answer)
 	if err == nil {
 		return
 	}
@@ -264,8 +277,8 @@ func (d *dispatcher) reply(call *request, reply transport.Replier, outcome *stat
 	if res.Err == nil && call.method != nil {
 		call.method.figures.fail(status.New(code, message)) // it was counted as a success
 	}
-	res = codec.Response{Tag: call.req.Tag, Err: status.New(code, message)}
-	if err := d.send(call, reply, buf, &res, nil); err != nil {
+	*res = codec.Response{Tag: call.req.Tag, Err: status.New(code, message)}
+	if err := d.send(call, reply, buf, res, nil); err != nil {
 		d.unsent(call, err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"strings"
 	"sync"
@@ -19,6 +20,7 @@ import (
 	"github.com/protomicro/micro/internal/gen/echo/v1/echov1micro"
 	"github.com/protomicro/micro/runtime/client"
 	"github.com/protomicro/micro/runtime/codec"
+	"github.com/protomicro/micro/runtime/codec/jsonrpc"
 	"github.com/protomicro/micro/runtime/codec/protorpc"
 	"github.com/protomicro/micro/runtime/metadata"
 	"github.com/protomicro/micro/runtime/rpc"
@@ -406,6 +408,154 @@ func TestResponseMetadata(t *testing.T) {
 		err := c.Call(t.Context(), sp, &echov1.EchoRequest{}, &echov1.EchoResponse{}, client.WithResponseMetadata(&md))
 		if status.CodeOf(err) != tc.code || md.Get("trace") != tc.value {
 			t.Errorf("%q, %v: got %v and %q", tc.key, tc.outcome, err, md.Get("trace"))
+		}
+	}
+}
+
+// On a stream, leading metadata goes with the first message, or with the outcome where
+// there is none; trailing metadata goes with the outcome. A bad pair fails the stream,
+// as it fails a call.
+func TestStreamMetadata(t *testing.T) {
+	net := memory.New(memory.Config{})
+	s, err := server.New(server.Config{Transport: net})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sp := spec("M", rpc.BidiStream)
+	type step struct {
+		key, trailer string
+		refused      bool // it is too late for the pair
+		send         bool
+		failed       bool // Send fails
+	}
+	var steps []step
+	var outcome error
+	serve := func(ctx context.Context, call server.Call) error {
+		for i, st := range steps {
+			if st.key != "" && metadata.AddResponse(ctx, st.key, "v") == st.refused {
+				t.Errorf("step %d: AddResponse says %v", i, st.refused)
+			}
+			if st.trailer != "" && !metadata.AddTrailer(ctx, st.trailer, "v") {
+				t.Errorf("step %d: AddTrailer did nothing", i)
+			}
+			if !st.send {
+				continue
+			}
+			switch err := call.Send(&echov1.EchoResponse{}); {
+			case (err != nil) != st.failed:
+				t.Errorf("step %d: Send: %v", i, err)
+			case err != nil && outcome == nil:
+				return err
+			}
+		}
+		return outcome
+	}
+	if err := s.Register("a.B", []server.Method{{Spec: sp, Serve: serve}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer echotest.Shutdown(t, s)
+	keys := func(md metadata.MD) string {
+		var all []string
+		for k := range md.All() {
+			all = append(all, k)
+		}
+		return strings.Join(all, " ")
+	}
+	no := status.New(status.NotFound, "no")
+	for name, tc := range map[string]struct {
+		steps             []step
+		outcome           error
+		code              status.Code
+		leading, trailing string
+		messages          int
+	}{
+		"none":               {steps: []step{{send: true}}, messages: 1},
+		"both":               {steps: []step{{key: "a"}, {key: "b", trailer: "c"}, {send: true}, {send: true, trailer: "d"}}, leading: "a b", trailing: "c d", messages: 2},
+		"too late":           {steps: []step{{key: "a", send: true}, {key: "b", refused: true, send: true}}, leading: "a", messages: 2},
+		"too late for any":   {steps: []step{{send: true}, {key: "b", refused: true}}, messages: 1},
+		"no message":         {steps: []step{{key: "a", trailer: "b"}}, leading: "a", trailing: "b"},
+		"error":              {steps: []step{{key: "a", trailer: "b"}}, outcome: no, code: status.NotFound, leading: "a", trailing: "b"},
+		"error after one":    {steps: []step{{key: "a", trailer: "b", send: true}}, outcome: no, code: status.NotFound, leading: "a", trailing: "b", messages: 1},
+		"bad, sent":          {steps: []step{{key: "not a key", send: true, failed: true}}, code: status.Internal},
+		"bad, sent again":    {steps: []step{{key: "not a key", send: true, failed: true}, {send: true, failed: true}}, outcome: no, code: status.NotFound},
+		"bad, not sent":      {steps: []step{{key: "not a key"}}, code: status.Internal},
+		"bad trailer":        {steps: []step{{key: "a", trailer: "not a key"}, {send: true}}, code: status.Internal, leading: "a", messages: 1},
+		"bad trailer, error": {steps: []step{{trailer: "micro-x"}}, outcome: no, code: status.Internal},
+	} {
+		for _, cd := range []codec.Codec{protorpc.New(), jsonrpc.New()} {
+			t.Run(name+"/"+cd.Name(), func(t *testing.T) {
+				steps, outcome = tc.steps, tc.outcome
+				c := echotest.Dial(t, client.Config{Transport: net, Codec: cd})
+				stream, err := c.Open(t.Context(), sp, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer stream.Close()
+				var res echov1.EchoResponse
+				messages := 0
+				for err = stream.Receive(&res); err == nil; err = stream.Receive(&res) {
+					if messages++; keys(stream.ResponseMetadata()) != tc.leading || stream.ResponseTrailer().Len() > 0 {
+						t.Errorf("message %d: leading %v, trailing %v", messages, stream.ResponseMetadata(), stream.ResponseTrailer())
+					}
+				}
+				if errors.Is(err, io.EOF) {
+					err = nil
+				}
+				if status.CodeOf(err) != tc.code || messages != tc.messages {
+					t.Errorf("%d messages, %v", messages, err)
+				}
+				if l, tr := keys(stream.ResponseMetadata()), keys(stream.ResponseTrailer()); l != tc.leading || tr != tc.trailing {
+					t.Errorf("leading %q, trailing %q", l, tr)
+				}
+			})
+		}
+	}
+}
+
+// Goroutines that send at the same time have the leading metadata go ahead of them all.
+func TestStreamMetadataConcurrent(t *testing.T) {
+	net := memory.New(memory.Config{})
+	s, err := server.New(server.Config{Transport: net})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sp := spec("M", rpc.ServerStream)
+	serve := func(ctx context.Context, call server.Call) error {
+		metadata.AddResponse(ctx, "a", "v")
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				metadata.AddResponse(ctx, "b", "v") // may be too late
+				if err := call.Send(&echov1.EchoResponse{}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		return nil
+	}
+	if err := s.Register("a.B", []server.Method{{Spec: sp, Serve: serve}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer echotest.Shutdown(t, s)
+	c := echotest.Dial(t, client.Config{Transport: net})
+	for range 20 {
+		stream, err := c.Open(t.Context(), sp, &echov1.EchoRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		messages := 0
+		for err = stream.Receive(&echov1.EchoResponse{}); err == nil; err = stream.Receive(&echov1.EchoResponse{}) {
+			messages++
+		}
+		if !errors.Is(err, io.EOF) || messages != 8 || stream.ResponseMetadata().Get("a") != "v" {
+			t.Errorf("%d messages, %v, %v", messages, err, stream.ResponseMetadata())
 		}
 	}
 }

@@ -252,6 +252,10 @@ type ServerStream interface {
 	// Replier ends the stream with the one answer, which the client gets after
 	// everything that was sent. It waits for neither credit nor the client.
 	Replier
+	// SendHead sends a block that the client has before the first message, and does not
+	// keep it. It waits for neither credit nor the client. It is for once, before Send;
+	// an empty block is none. Errors are as for Send.
+	SendHead(head []byte) error
 	// Send sends a message to the client and waits while the client takes no more.
 	// It does not keep body. The error is a [*status.Error]: that of the stream's
 	// end, or ResourceExhausted where the message is too large, which the stream
@@ -319,6 +323,9 @@ type ClientStream interface {
 	// [*status.Error]: the ctx's, Unavailable where the connection or the listener
 	// is lost, DataLoss where a message is, or the listener's refusal.
 	Recv() ([]byte, error)
+	// Head is the block that the listener sent before the first message, once Recv has
+	// returned, or nil. It must not be changed.
+	Head() []byte
 	// Answer is the listener's one answer, once Recv has returned io.EOF.
 	Answer() Message
 	// Close gives the stream up, if it has not ended: the handler's context ends.

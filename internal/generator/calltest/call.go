@@ -15,6 +15,7 @@ import (
 type (
 	call interface {
 		ResponseMetadata() metadata.MD
+		ResponseTrailer() metadata.MD
 		Close() error
 	}
 	receiver[PRes any] interface {
@@ -37,12 +38,12 @@ type (
 // Unary makes a call of a client's method.
 func Unary[Req, Res any, PReq message[Req], PRes message[Res]](method func(context.Context, PReq, ...client.CallOption) (PRes, error)) func(context.Context, string) error {
 	return func(ctx context.Context, procedure string) error {
-		var md metadata.MD
-		res, err := method(ctx, with[Req, PReq]("request of "+procedure), client.WithResponseMetadata(&md))
+		var md, trailer metadata.MD
+		res, err := method(ctx, with[Req, PReq]("request of "+procedure), client.WithResponseMetadata(&md), client.WithResponseTrailer(&trailer))
 		if err != nil {
 			return err
 		}
-		return errors.Join(expect(res, "response of "+procedure), expectMetadata(md, procedure))
+		return errors.Join(expect(res, "response of "+procedure), expectMetadata(md, trailer, procedure))
 	}
 }
 
@@ -58,7 +59,7 @@ func ServerStream[Req, Res any, S receiver[PRes], PReq message[Req], PRes messag
 		if err != nil {
 			return err
 		}
-		if err := expect(res, "response 0 of "+procedure); err != nil {
+		if err := errors.Join(expect(res, "response 0 of "+procedure), begun(s, procedure)); err != nil {
 			return err
 		}
 		if err := receive[Res](s.Messages(), 1, procedure); err != nil {
@@ -67,7 +68,7 @@ func ServerStream[Req, Res any, S receiver[PRes], PReq message[Req], PRes messag
 		if _, err := s.Recv(); err != io.EOF { //nolint:errorlint // Recv promises this very value.
 			return errors.Join(errors.New("after the end, Recv does not return io.EOF"), err)
 		}
-		if err := errors.Join(expectMetadata(s.ResponseMetadata(), procedure), s.Close()); err != nil {
+		if err := errors.Join(expectMetadata(s.ResponseMetadata(), s.ResponseTrailer(), procedure), s.Close()); err != nil {
 			return err
 		}
 		if s, err = method(ctx, with[Req, PReq]("endless request of "+procedure)); err != nil {
@@ -104,7 +105,7 @@ func ClientStream[Req, Res any, S collector[PReq, PRes], PReq message[Req], PRes
 		if err != nil {
 			return err
 		}
-		return errors.Join(expect(res, "response of "+procedure), expectMetadata(s.ResponseMetadata(), procedure), s.Close())
+		return errors.Join(expect(res, "response of "+procedure), expectMetadata(s.ResponseMetadata(), s.ResponseTrailer(), procedure), s.Close())
 	}
 }
 
@@ -121,8 +122,16 @@ func BidiStream[Req, Res any, S talker[PReq, PRes], PReq message[Req], PRes mess
 		if err := receive[Res](s.Messages(), 0, procedure); err != nil {
 			return err
 		}
-		return errors.Join(expectMetadata(s.ResponseMetadata(), procedure), s.Close())
+		return errors.Join(expectMetadata(s.ResponseMetadata(), s.ResponseTrailer(), procedure), s.Close())
 	}
+}
+
+// begun checks what there is of metadata once the first message is there.
+func begun(s call, procedure string) error {
+	if got := s.ResponseMetadata().Get(metadataKey); got != procedure || s.ResponseTrailer().Len() != 0 {
+		return fmt.Errorf("with the first message, the metadata is %v and the trailer %v", s.ResponseMetadata(), s.ResponseTrailer())
+	}
+	return nil
 }
 
 // send sends until the call has ended, which the receiving side tells about.
@@ -155,9 +164,12 @@ func receive[Res any, PRes message[Res]](responses iter.Seq2[PRes, error], n int
 	return nil
 }
 
-func expectMetadata(md metadata.MD, procedure string) error {
-	if got := md.Get(metadataKey); got != procedure {
+func expectMetadata(md, trailer metadata.MD, procedure string) error {
+	if got := md.Get(metadataKey); got != procedure || md.Len() != 1 {
 		return fmt.Errorf("the response metadata is %v, want %q", md, procedure)
+	}
+	if got := trailer.Get(trailerKey); got != procedure || trailer.Len() != 1 {
+		return fmt.Errorf("the response trailer is %v, want %q", trailer, procedure)
 	}
 	return nil
 }

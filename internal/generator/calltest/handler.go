@@ -11,22 +11,30 @@ import (
 // The messages of a stream in each direction.
 const messages = 3
 
-// Metadata that handlers send.
-const metadataKey = "procedure"
+// Metadata that handlers send, before the messages and behind them.
+const (
+	metadataKey = "procedure"
+	trailerKey  = "trailer"
+)
+
+func addMetadata(ctx context.Context, procedure string) {
+	metadata.AddResponse(ctx, metadataKey, procedure)
+	metadata.AddTrailer(ctx, trailerKey, procedure)
+}
 
 // Handle is the handler of a unary method.
 func Handle[Req, Res any, PReq message[Req], PRes message[Res]](ctx context.Context, procedure string, req PReq) (PRes, error) {
 	if err := expect(req, "request of "+procedure); err != nil {
 		return nil, err
 	}
-	metadata.AddResponse(ctx, metadataKey, procedure)
+	addMetadata(ctx, procedure)
 	return with[Res, PRes]("response of " + procedure), nil
 }
 
 // HandleServerStream is the handler of a method that streams responses. It sends
 // without an end where the request asks for that.
 func HandleServerStream[Req, Res any, PReq message[Req], PRes message[Res]](ctx context.Context, procedure string, req PReq, send func(PRes) error) error {
-	metadata.AddResponse(ctx, metadataKey, procedure)
+	addMetadata(ctx, procedure)
 	endless := expect(req, "endless request of "+procedure) == nil
 	if err := expect(req, "request of "+procedure); err != nil && !endless {
 		return err
@@ -41,7 +49,7 @@ func HandleServerStream[Req, Res any, PReq message[Req], PRes message[Res]](ctx 
 
 // HandleClientStream is the handler of a method that streams requests.
 func HandleClientStream[Req, Res any, PReq message[Req], PRes message[Res]](ctx context.Context, procedure string, requests iter.Seq2[PReq, error]) (PRes, error) {
-	metadata.AddResponse(ctx, metadataKey, procedure)
+	addMetadata(ctx, procedure)
 	n := 0
 	for req, err := range requests {
 		if err != nil {
@@ -61,7 +69,7 @@ func HandleClientStream[Req, Res any, PReq message[Req], PRes message[Res]](ctx 
 // HandleBidiStream is the handler of a method that streams both: it answers each
 // request at once. The first it takes by recv.
 func HandleBidiStream[Req, Res any, PReq message[Req], PRes message[Res]](ctx context.Context, procedure string, recv func() (PReq, error), requests iter.Seq2[PReq, error], send func(PRes) error) error {
-	metadata.AddResponse(ctx, metadataKey, procedure)
+	addMetadata(ctx, procedure)
 	n := 0
 	answer := func(req PReq) error {
 		if err := expect(req, fmt.Sprintf("request %d of %s", n, procedure)); err != nil {

@@ -125,8 +125,12 @@ type Response struct {
 	// error whatever its text. A receiver takes a number that it does not know as 2.
 	Code uint32 `protobuf:"varint,10,opt,name=code,proto3" json:"code,omitempty"`
 	// The error's details, at most 128.
-	Details       []*anypb.Any `protobuf:"bytes,11,rep,name=details,proto3" json:"details,omitempty"`
-	Metadata      []*Metadata  `protobuf:"bytes,12,rep,name=metadata,proto3" json:"metadata,omitempty"`
+	Details []*anypb.Any `protobuf:"bytes,11,rep,name=details,proto3" json:"details,omitempty"`
+	// The leading metadata. On a stream it is in the frame before the first message,
+	// and here only where there was none.
+	Metadata []*Metadata `protobuf:"bytes,12,rep,name=metadata,proto3" json:"metadata,omitempty"`
+	// The trailing metadata.
+	Trailer       []*Metadata `protobuf:"bytes,13,rep,name=trailer,proto3" json:"trailer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -203,6 +207,13 @@ func (x *Response) GetMetadata() []*Metadata {
 	return nil
 }
 
+func (x *Response) GetTrailer() []*Metadata {
+	if x != nil {
+		return x.Trailer
+	}
+	return nil
+}
+
 // Metadata is one pair of a request's or response's metadata.
 type Metadata struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -268,7 +279,7 @@ const file_micro_v1_rpc_proto_rawDesc = "" +
 	"\x03seq\x18\x02 \x01(\x06R\x03seq\x12\x18\n" +
 	"\atimeout\x18\n" +
 	" \x01(\x04R\atimeout\x12.\n" +
-	"\bmetadata\x18\v \x03(\v2\x12.micro.v1.MetadataR\bmetadata\"\xcd\x01\n" +
+	"\bmetadata\x18\v \x03(\v2\x12.micro.v1.MetadataR\bmetadata\"\xfb\x01\n" +
 	"\bResponse\x12%\n" +
 	"\x0eservice_method\x18\x01 \x01(\tR\rserviceMethod\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x06R\x03seq\x12\x14\n" +
@@ -276,7 +287,8 @@ const file_micro_v1_rpc_proto_rawDesc = "" +
 	"\x04code\x18\n" +
 	" \x01(\rR\x04code\x12.\n" +
 	"\adetails\x18\v \x03(\v2\x14.google.protobuf.AnyR\adetails\x12.\n" +
-	"\bmetadata\x18\f \x03(\v2\x12.micro.v1.MetadataR\bmetadata\"2\n" +
+	"\bmetadata\x18\f \x03(\v2\x12.micro.v1.MetadataR\bmetadata\x12,\n" +
+	"\atrailer\x18\r \x03(\v2\x12.micro.v1.MetadataR\atrailer\"2\n" +
 	"\bMetadata\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05valueB4Z2github.com/protomicro/micro/proto/micro/v1;microv1b\x06proto3"
@@ -304,11 +316,12 @@ var file_micro_v1_rpc_proto_depIdxs = []int32{
 	2, // 0: micro.v1.Request.metadata:type_name -> micro.v1.Metadata
 	3, // 1: micro.v1.Response.details:type_name -> google.protobuf.Any
 	2, // 2: micro.v1.Response.metadata:type_name -> micro.v1.Metadata
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	2, // 3: micro.v1.Response.trailer:type_name -> micro.v1.Metadata
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_micro_v1_rpc_proto_init() }

@@ -182,6 +182,9 @@ func responses() map[string]codec.Response {
 		"large number": {Tag: codec.Tag{Seq: 1<<64 - 1}},
 		"metadata":     {Tag: codec.Tag{Seq: 7}, Metadata: sampleMetadata()},
 		"error":        {Tag: codec.Tag{Seq: 7}, Err: status.New(status.NotFound, "no order 17"), Metadata: sampleMetadata()},
+		"trailer":      {Tag: codec.Tag{Seq: 7}, Trailer: sampleMetadata()},
+		"both":         {Tag: codec.Tag{Seq: 7}, Metadata: metadata.Pairs("twice", "leading"), Trailer: sampleMetadata()},
+		"failed, both": {Tag: codec.Tag{Seq: 7}, Err: status.New(status.NotFound, ""), Metadata: sampleMetadata(), Trailer: metadata.Pairs("twice", "trailing")},
 	}
 }
 
@@ -335,7 +338,7 @@ func (s suite) reuse(t *testing.T) {
 
 	for name, res := range map[string]codec.Response{
 		"error":   {Tag: codec.Tag{Seq: 9, ID: []byte("x"), Dialect: 200}, Err: status.New(status.Aborted, "old"), Metadata: sampleMetadata()},
-		"payload": {Payload: []byte("old"), Metadata: sampleMetadata()},
+		"payload": {Payload: []byte("old"), Metadata: sampleMetadata(), Trailer: sampleMetadata()},
 	} {
 		for _, next := range []*status.Error{nil, status.New(status.NotFound, "new")} {
 			frame := s.encodeResponse(t, &codec.Response{Err: next}, wrapperspb.String("x"))
@@ -357,7 +360,7 @@ func (s suite) reuse(t *testing.T) {
 
 func (s suite) dst(t *testing.T) {
 	req := codec.Request{Tag: codec.Tag{Seq: 1}, Procedure: procedure, Timeout: time.Second, Metadata: sampleMetadata()}
-	res := codec.Response{Tag: codec.Tag{Seq: 1}, Metadata: sampleMetadata()}
+	res := codec.Response{Tag: codec.Tag{Seq: 1}, Metadata: sampleMetadata(), Trailer: sampleMetadata()}
 	tooMany := make([]*anypb.Any, 100_000)
 	for i := range tooMany {
 		tooMany[i] = &anypb.Any{}
@@ -471,7 +474,7 @@ func (s suite) truncated(t *testing.T) {
 		refused(t, s.ParseRequest(slices.Clip(frame), &codec.Request{}), frame)
 	}
 	for _, res := range []codec.Response{
-		{Tag: codec.Tag{Seq: 1}, Metadata: sampleMetadata()},
+		{Tag: codec.Tag{Seq: 1}, Metadata: sampleMetadata(), Trailer: sampleMetadata()},
 		{Tag: codec.Tag{Seq: 1}, Err: status.Remote(status.Aborted, "x", details(t)["some"]), Metadata: sampleMetadata()},
 	} {
 		for frame := s.encodeResponse(t, &res, sampleStruct()); len(frame) > 0; {
@@ -503,6 +506,7 @@ func compareResponse(t *testing.T, got, want *codec.Response) {
 		t.Errorf("got a response to %d, want %d", got.Seq, want.Seq)
 	}
 	compareMetadata(t, got.Metadata, want.Metadata)
+	compareMetadata(t, got.Trailer, want.Trailer)
 	compareError(t, got.Err, want.Err)
 }
 

@@ -86,6 +86,9 @@ func FuzzResponse(f *testing.F, c codec.Codec) {
 		if got.Metadata.Validate() != nil {
 			got.Metadata = metadata.MD{}
 		}
+		if got.Trailer.Validate() != nil {
+			got.Trailer = metadata.MD{}
+		}
 		second, err := c.AppendResponse(nil, &got, &structpb.Struct{})
 		if err != nil {
 			t.Fatalf("what was read cannot be written: %v", err)

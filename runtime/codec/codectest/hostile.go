@@ -33,7 +33,7 @@ func (s suite) garbage(t *testing.T) {
 	}
 	// Frames that were right, but for a few bytes.
 	req := codec.Request{Tag: codec.Tag{Seq: 1}, Procedure: procedure, Timeout: time.Second, Metadata: sampleMetadata()}
-	failed := codec.Response{Tag: codec.Tag{Seq: 1}, Err: status.Remote(status.Aborted, "x", details(t)["some"]), Metadata: sampleMetadata()}
+	failed := codec.Response{Tag: codec.Tag{Seq: 1}, Err: status.Remote(status.Aborted, "x", details(t)["some"]), Metadata: sampleMetadata(), Trailer: sampleMetadata()}
 	for _, frame := range [][]byte{
 		s.encodeRequest(t, &req, sampleStruct()),
 		s.encodeResponse(t, &codec.Response{Metadata: sampleMetadata()}, sampleStruct()),
@@ -86,12 +86,14 @@ func (s suite) bounds(t *testing.T) {
 			if status.CodeOf(err) != status.ResourceExhausted {
 				t.Errorf("request: %v, want resource_exhausted", err)
 			}
-			frame, err = s.AppendResponse(nil, &codec.Response{Metadata: md}, sampleList())
-			if err == nil {
-				err = s.ParseResponse(frame, &codec.Response{})
-			}
-			if status.CodeOf(err) != status.ResourceExhausted {
-				t.Errorf("response: %v, want resource_exhausted", err)
+			for part, res := range map[string]codec.Response{"metadata": {Metadata: md}, "trailer": {Trailer: md}} {
+				frame, err = s.AppendResponse(nil, &res, sampleList())
+				if err == nil {
+					err = s.ParseResponse(frame, &codec.Response{})
+				}
+				if status.CodeOf(err) != status.ResourceExhausted {
+					t.Errorf("response, %s: %v, want resource_exhausted", part, err)
+				}
 			}
 		})
 	}
@@ -105,6 +107,12 @@ func (s suite) bounds(t *testing.T) {
 		t.Fatal(err)
 	}
 	compareMetadata(t, got.Metadata, full)
+	res := codec.Response{Metadata: full, Trailer: full} // each by itself
+	var gotRes codec.Response
+	if err := s.ParseResponse(s.encodeResponse(t, &res, sampleList()), &gotRes); err != nil {
+		t.Fatal(err)
+	}
+	compareResponse(t, &gotRes, &res)
 }
 
 func (s suite) concurrent(t *testing.T) {

@@ -32,7 +32,7 @@ func (jsonRPC) AppendRequest(dst []byte, req *codec.Request, msg proto.Message) 
 			b = append(appendName(b, memberTimeout), '"')
 			b = append(appendDuration(b, max(req.Timeout, 1)), '"')
 		}
-		if b, err = appendMetadata(b, req.Metadata); err != nil {
+		if b, err = appendMetadata(b, memberMetadata, req.Metadata); err != nil {
 			return dst, err
 		}
 		b = append(b, '}')
@@ -66,12 +66,15 @@ func (jsonRPC) AppendResponse(dst []byte, res *codec.Response, msg proto.Message
 		b = appendError2(b, res.Err, res.Dialect)
 	}
 	explain := res.Dialect == Version1 && res.Err != nil
-	if explain || res.Metadata.Len() > 0 {
+	if explain || res.Metadata.Len() > 0 || res.Trailer.Len() > 0 {
 		b = append(appendName(b, memberMicro), '{')
 		if explain {
 			b = appendStatus(b, res.Err)
 		}
-		if b, err = appendMetadata(b, res.Metadata); err != nil {
+		if b, err = appendMetadata(b, memberMetadata, res.Metadata); err != nil {
+			return dst, err
+		}
+		if b, err = appendMetadata(b, memberTrailer, res.Trailer); err != nil {
 			return dst, err
 		}
 		b = append(b, '}')
@@ -139,11 +142,11 @@ func appendTag(b []byte, tag codec.Tag) ([]byte, error) {
 	return append(b, tag.ID...), nil
 }
 
-func appendMetadata(b []byte, md metadata.MD) ([]byte, error) {
+func appendMetadata(b []byte, member string, md metadata.MD) ([]byte, error) {
 	if md.Len() == 0 {
 		return b, nil
 	}
-	b = append(appendName(b, memberMetadata), '[')
+	b = append(appendName(b, member), '[')
 	for key, value := range md.All() {
 		if b[len(b)-1] != '[' {
 			b = append(b, ',')

@@ -61,6 +61,7 @@ const (
 	memberMicro    = "micro"
 	memberTimeout  = "timeout"
 	memberMetadata = "metadata"
+	memberTrailer  = "trailer"
 	memberCode     = "code"
 	memberMessage  = "message"
 	memberData     = "data"

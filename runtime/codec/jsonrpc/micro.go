@@ -14,12 +14,13 @@ import (
 	"github.com/protomicro/micro/runtime/status"
 )
 
-// A microMember is the content of the member "micro", but for the metadata. It may
-// hold more than this package knows.
+// A microMember is the content of the member "micro", but for the leading metadata. It
+// may hold more than this package knows.
 type microMember struct {
 	timeout time.Duration
 	code    status.Code // OK where there is none
 	details []*anypb.Any
+	trailer metadata.MD
 }
 
 func (m *microMember) parse(value []byte, md *metadata.MD) error {
@@ -29,12 +30,12 @@ func (m *microMember) parse(value []byte, md *metadata.MD) error {
 	if !isObject(value) {
 		return status.New(status.InvalidArgument, `"micro" is not an object`)
 	}
-	var v [4][]byte
-	err := members(value, `member "micro"`, v[:], memberTimeout, memberMetadata, memberCode, memberDetails)
+	var v [5][]byte
+	err := members(value, `member "micro"`, v[:], memberTimeout, memberMetadata, memberCode, memberDetails, memberTrailer)
 	if err != nil {
 		return err
 	}
-	timeout, pairs, code, details := v[0], v[1], v[2], v[3]
+	timeout, pairs, code, details, trailer := v[0], v[1], v[2], v[3], v[4]
 	if timeout != nil {
 		if m.timeout, err = parseTimeout(timeout); err != nil {
 			return err
@@ -44,7 +45,10 @@ func (m *microMember) parse(value []byte, md *metadata.MD) error {
 	if m.details, err = parseDetails(details); err != nil {
 		return err
 	}
-	return parseMetadata(pairs, md)
+	if err := parseMetadata(pairs, memberMetadata, md); err != nil {
+		return err
+	}
+	return parseMetadata(trailer, memberTrailer, &m.trailer)
 }
 
 // parseTimeout reads what appendDuration wrote, at least the smallest duration.
@@ -84,12 +88,12 @@ func digits(s string) bool {
 }
 
 // parseMetadata reads an array of pairs of key and value.
-func parseMetadata(value []byte, md *metadata.MD) error {
+func parseMetadata(value []byte, member string, md *metadata.MD) error {
 	if len(value) == 0 || isNull(value) {
 		return nil
 	}
 	if !isArray(value) {
-		return status.New(status.InvalidArgument, `"metadata" is not an array of pairs`)
+		return status.Errorf(status.InvalidArgument, "%q is not an array of pairs", member)
 	}
 	var collector envelope.Collector
 	for l := enter(value); ; {
@@ -97,7 +101,7 @@ func parseMetadata(value []byte, md *metadata.MD) error {
 		if !ok {
 			return nil
 		}
-		key, value, err := parsePair(p)
+		key, value, err := parsePair(p, member)
 		if err != nil {
 			return err
 		}
@@ -107,7 +111,7 @@ func parseMetadata(value []byte, md *metadata.MD) error {
 	}
 }
 
-func parsePair(p []byte) (key, value string, err error) {
+func parsePair(p []byte, member string) (key, value string, err error) {
 	var first, second []byte
 	pair := isArray(p)
 	if pair {
@@ -119,7 +123,7 @@ func parsePair(p []byte) (key, value string, err error) {
 		}
 	}
 	if !pair {
-		return "", "", status.New(status.InvalidArgument, `"metadata" has an element that is not an array of two strings`)
+		return "", "", status.Errorf(status.InvalidArgument, "%q has an element that is not an array of two strings", member)
 	}
 	if key, err = text(first); err != nil {
 		return "", "", err

@@ -37,6 +37,7 @@ func (jsonRPC) ParseResponse(frame []byte, res *codec.Response) error {
 	if err := m.parse(micro, &res.Metadata); err != nil {
 		return err
 	}
+	res.Trailer = m.trailer
 	if failure == nil || isNull(failure) {
 		if result == nil {
 			return status.New(status.InvalidArgument, "the response has neither a result nor an error")

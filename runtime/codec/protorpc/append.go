@@ -57,6 +57,7 @@ func (protoRPC) AppendResponse(dst []byte, res *codec.Response, msg proto.Messag
 		msg = nil
 	}
 	b = appendMetadata(b, fieldResponseMetadata, res.Metadata)
+	b = appendMetadata(b, fieldResponseTrailer, res.Trailer)
 	b, err := appendPayload(b, start, msg)
 	if err != nil {
 		return dst, err

@@ -89,8 +89,8 @@ func TestEnvelopeIsRPCProto(t *testing.T) {
 	}{
 		"empty": {codec.Response{}, &microv1.Response{}},
 		"all": {
-			codec.Response{Tag: codec.Tag{Seq: 3}, Metadata: md, Err: status.Remote(status.NotFound, "no order", []*anypb.Any{d, {}, nil})},
-			&microv1.Response{Seq: 3, Metadata: metadataOf(md), Code: 5, Error: "not_found: no order", Details: []*anypb.Any{d, {}, {}}},
+			codec.Response{Tag: codec.Tag{Seq: 3}, Metadata: md, Trailer: metadata.Pairs("t", "1"), Err: status.Remote(status.NotFound, "no order", []*anypb.Any{d, {}, nil})},
+			&microv1.Response{Seq: 3, Metadata: metadataOf(md), Trailer: metadataOf(metadata.Pairs("t", "1")), Code: 5, Error: "not_found: no order", Details: []*anypb.Any{d, {}, {}}},
 		},
 		"bare": {codec.Response{Err: status.New(status.Internal, "")}, &microv1.Response{Code: 13, Error: "internal"}},
 	} {

@@ -2,6 +2,7 @@ package protorpc_test
 
 import (
 	"math"
+	"slices"
 	"testing"
 	"time"
 
@@ -77,7 +78,7 @@ func FuzzResponseEnvelope(f *testing.F) {
 		if proto.Unmarshal(envelope, &want) != nil || len(want.GetDetails()) > 128 {
 			return // a text that is not UTF-8 is taken here
 		}
-		for _, m := range want.GetMetadata() {
+		for _, m := range slices.Concat(want.GetMetadata(), want.GetTrailer()) {
 			if m.GetKey() == "" {
 				return
 			}
@@ -89,7 +90,7 @@ func FuzzResponseEnvelope(f *testing.F) {
 			}
 			return
 		}
-		if got.Seq != want.GetSeq() || !equalMetadata(got.Metadata, want.GetMetadata()) {
+		if got.Seq != want.GetSeq() || !equalMetadata(got.Metadata, want.GetMetadata()) || !equalMetadata(got.Trailer, want.GetTrailer()) {
 			t.Errorf("read %+v, generated Go %v", got, &want)
 		}
 		if want.GetCode() == 0 && want.GetError() == "" {

@@ -72,10 +72,11 @@ func (protoRPC) ParseResponse(frame []byte, res *codec.Response) error {
 		return err
 	}
 	var (
-		collector envelope.Collector
-		text      []byte
-		code      uint64
-		details   []*anypb.Any
+		leading, trailing envelope.Collector
+
+		text    []byte
+		code    uint64
+		details []*anypb.Any
 	)
 	for len(b) > 0 {
 		num, typ, n := consumeTag(b)
@@ -105,7 +106,14 @@ func (protoRPC) ParseResponse(frame []byte, res *codec.Response) error {
 		case num == fieldResponseMetadata && typ == protowire.BytesType:
 			var v []byte
 			if v, n = protowire.ConsumeBytes(b); n >= 0 {
-				if err := parseMetadata(v, &res.Metadata, &collector); err != nil {
+				if err := parseMetadata(v, &res.Metadata, &leading); err != nil {
+					return err
+				}
+			}
+		case num == fieldResponseTrailer && typ == protowire.BytesType:
+			var v []byte
+			if v, n = protowire.ConsumeBytes(b); n >= 0 {
+				if err := parseMetadata(v, &res.Trailer, &trailing); err != nil {
 					return err
 				}
 			}

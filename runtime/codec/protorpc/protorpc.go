@@ -32,6 +32,7 @@ const (
 	fieldResponseCode     = 10
 	fieldResponseDetails  = 11
 	fieldResponseMetadata = 12
+	fieldResponseTrailer  = 13
 
 	fieldMetadataKey   = 1
 	fieldMetadataValue = 2

@@ -36,11 +36,11 @@ func annotate(frame []byte) string {
 	size := binary.BigEndian.Uint32(frame)
 	line(frame[:4], "length of the envelope: %d", size)
 	envelope, rest := frame[4:4+size], frame[4+size:]
-	// A frame is either; the fields that tell are 3 and 12, and 10 beside 3.
+	// A frame is either; the fields that tell are 3, 12 and 13, and 10 beside 3.
 	md := (&microv1.Request{}).ProtoReflect().Descriptor()
 	for b := envelope; len(b) > 0; {
 		num, _, n := protowire.ConsumeField(b)
-		if num == 3 || num == 12 {
+		if num == 3 || num >= 12 {
 			md = (&microv1.Response{}).ProtoReflect().Descriptor()
 		}
 		b = b[n:]

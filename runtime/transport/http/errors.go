@@ -6,20 +6,17 @@ import (
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"github.com/protomicro/micro/runtime/metadata"
 	"github.com/protomicro/micro/runtime/status"
 )
 
-// toConnect is an error as connect's library sends it, with the metadata that goes with
-// it. The codes have the same numbers.
-func toConnect(e *status.Error, md metadata.MD) *connect.Error {
+// toConnect is an error as connect's library sends it. The codes have the same numbers.
+func toConnect(e *status.Error) *connect.Error {
 	ce := connect.NewError(connect.Code(e.Code()), errors.New(e.Message()))
 	for _, d := range e.Details() {
 		if detail, err := connect.NewErrorDetail(d); err == nil { // of an Any there is none
 			ce.AddDetail(detail)
 		}
 	}
-	toHeader(ce.Meta(), md)
 	return ce
 }
 

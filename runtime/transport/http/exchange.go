@@ -12,7 +12,6 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/protomicro/micro/runtime/codec"
-	"github.com/protomicro/micro/runtime/metadata"
 	"github.com/protomicro/micro/runtime/rpc"
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
@@ -53,11 +52,11 @@ func (x *exchange) request(ctx context.Context, enc *encoding, h nethttp.Header,
 		req.Timeout = max(time.Until(deadline), 1)
 	}
 	if err := fromHeader(&req.Metadata, h); err != nil {
-		return transport.Message{}, toConnect(err, metadata.MD{})
+		return transport.Message{}, toConnect(err)
 	}
 	frame, err := enc.request(&req, payload)
 	if err != nil {
-		return transport.Message{}, toConnect(status.From(err), metadata.MD{})
+		return transport.Message{}, toConnect(status.From(err))
 	}
 	return transport.Message{Body: frame}, nil
 }
@@ -71,7 +70,7 @@ func (x *exchange) response(enc *encoding, m transport.Message) (*codec.Response
 	return &res, nil
 }
 
-// unary is for one message each way. The metadata of the response is its header.
+// unary is for one message each way.
 func (x *exchange) unary(ctx context.Context, req *connect.Request[message]) (*connect.Response[message], error) {
 	arrived(ctx)
 	enc := req.Msg.encoding
@@ -88,18 +87,28 @@ func (x *exchange) unary(ctx context.Context, req *connect.Request[message]) (*c
 	case !ok:
 		return nil, ctx.Err() // connect knows which
 	case a.refusal != nil:
-		return nil, toConnect(status.New(a.refusal.Code, a.refusal.Message), metadata.MD{})
+		return nil, toConnect(status.New(a.refusal.Code, a.refusal.Message))
 	}
 	res, fault := x.response(enc, a.message)
 	switch {
 	case fault != nil:
-		return nil, toConnect(fault, metadata.MD{})
+		return nil, toConnect(fault)
 	case res.Err != nil:
-		return nil, toConnect(res.Err, res.Metadata)
+		if info, ok := connect.CallInfoForHandlerContext(ctx); ok { // as there is in a handler
+			putMetadata(info, res)
+		}
+		return nil, toConnect(res.Err)
 	}
 	out := connect.NewResponse(&message{body: res.Payload})
 	toHeader(out.Header(), res.Metadata)
+	toHeader(out.Trailer(), res.Trailer)
 	return out, nil
+}
+
+// putMetadata puts that of a response before and behind it.
+func putMetadata(to responded, res *codec.Response) {
+	toHeader(to.ResponseHeader(), res.Metadata)
+	toHeader(to.ResponseTrailer(), res.Trailer)
 }
 
 // encodingOfRequest is what a content type says.
@@ -139,7 +148,7 @@ func (x *exchange) bidiStream(ctx context.Context, s *connect.BidiStream[message
 	return x.stream(ctx, s.Conn(), nil)
 }
 
-// stream is for all that streams. The metadata of the response is its trailer.
+// stream is for all that streams.
 func (x *exchange) stream(ctx context.Context, conn connect.StreamingHandlerConn, first []byte) error {
 	enc := encodingOfRequest(conn.RequestHeader())
 	if x.kind&rpc.ClientStream != 0 {
@@ -151,7 +160,7 @@ func (x *exchange) stream(ctx context.Context, conn connect.StreamingHandlerConn
 	}
 	s, refused := x.listener.open(ctx, m)
 	if refused != nil {
-		return toConnect(refused, metadata.MD{})
+		return toConnect(refused)
 	}
 	defer func() { _ = s.Close() }() // says nothing
 	up := &upward{from: conn, to: s, control: controlOf(ctx), patience: x.listener.transport.cfg.ReadTimeout}
@@ -161,7 +170,7 @@ func (x *exchange) stream(ctx context.Context, conn connect.StreamingHandlerConn
 	} else {
 		_ = s.CloseSend() // says nothing
 	}
-	for {
+	for begun := false; ; begun = true {
 		body, err := s.Recv()
 		if errors.Is(err, io.EOF) {
 			break
@@ -173,7 +182,14 @@ func (x *exchange) stream(ctx context.Context, conn connect.StreamingHandlerConn
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			return toConnect(status.From(err), metadata.MD{})
+			return toConnect(status.From(err))
+		}
+		if head := s.Head(); head != nil && !begun {
+			res, fault := x.response(enc, transport.Message{Body: head})
+			if fault != nil {
+				return toConnect(fault)
+			}
+			toHeader(conn.ResponseHeader(), res.Metadata)
 		}
 		if err := conn.Send(&message{body: body}); err != nil {
 			return err
@@ -181,13 +197,13 @@ func (x *exchange) stream(ctx context.Context, conn connect.StreamingHandlerConn
 	}
 	res, fault := x.response(enc, s.Answer())
 	if fault != nil {
-		return toConnect(fault, metadata.MD{})
+		return toConnect(fault)
 	}
 	up.stop()
+	putMetadata(conn, res)
 	if res.Err != nil {
-		return toConnect(res.Err, res.Metadata)
+		return toConnect(res.Err)
 	}
-	toHeader(conn.ResponseTrailer(), res.Metadata)
 	if x.kind&rpc.ServerStream == 0 {
 		return conn.Send(&message{body: res.Payload})
 	}
@@ -245,7 +261,7 @@ func (u *upward) run() error {
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
-			return toConnect(status.From(err), metadata.MD{})
+			return toConnect(status.From(err))
 		}
 	}
 }

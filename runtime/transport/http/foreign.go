@@ -3,7 +3,6 @@ package http
 import (
 	"bytes"
 	"context"
-	"errors"
 	nethttp "net/http"
 	"sync"
 	"time"
@@ -11,7 +10,6 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/protomicro/micro/runtime/codec"
-	"github.com/protomicro/micro/runtime/metadata"
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
 )
@@ -113,18 +111,33 @@ func (c *foreignConn) Call(ctx context.Context, m transport.Message) (transport.
 	out := connect.NewRequest(&message{body: bytes.Clone(req.Payload)})
 	toHeader(out.Header(), req.Metadata)
 	answer := codec.Response{Tag: req.Tag}
-	res, err := c.client(req.Procedure, enc).CallUnary(a.follow(ctx), out)
+	call, info := connect.NewClientContext(a.follow(ctx))
+	res, err := c.client(req.Procedure, enc).CallUnary(call, out)
 	if err != nil {
-		return c.failed(ctx, enc, &a, &answer, err)
+		return c.failed(ctx, enc, &a, &answer, info, err)
 	}
-	fromResponse(&answer.Metadata, res.Header())
-	fromResponse(&answer.Metadata, res.Trailer())
+	takeMetadata(&answer, info)
 	return c.frame(enc, &answer, res.Msg.body)
+}
+
+// A responded is where connect's library has the metadata of a response.
+type responded interface {
+	ResponseHeader() nethttp.Header
+	ResponseTrailer() nethttp.Header
+}
+
+// takeMetadata adds a response's to res. A response of gRPC that is nothing but a
+// trailer has that as its header.
+func takeMetadata(res *codec.Response, from responded) {
+	if header := from.ResponseHeader(); header.Get("Grpc-Status") == "" {
+		fromResponse(&res.Metadata, header)
+	}
+	fromResponse(&res.Trailer, from.ResponseTrailer())
 }
 
 // failed is the answer to a call that the server failed, or the error of one that did
 // not get so far.
-func (c *foreignConn) failed(ctx context.Context, enc *encoding, a *attempt, answer *codec.Response, err error) (transport.Message, error) {
+func (c *foreignConn) failed(ctx context.Context, enc *encoding, a *attempt, answer *codec.Response, from responded, err error) (transport.Message, error) {
 	e := fromConnect(err)
 	if !connect.IsWireError(err) {
 		if cause := ctx.Err(); cause != nil {
@@ -135,9 +148,9 @@ func (c *foreignConn) failed(ctx context.Context, enc *encoding, a *attempt, ans
 		}
 		return transport.Message{}, e
 	}
-	answer.Err, answer.Metadata = e, metadata.MD{}
-	if ce, ok := errors.AsType[*connect.Error](err); ok {
-		fromResponse(&answer.Metadata, ce.Meta())
+	answer.Err = e
+	if from != nil {
+		takeMetadata(answer, from)
 	}
 	return c.frame(enc, answer, nil)
 }

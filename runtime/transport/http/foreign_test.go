@@ -43,11 +43,11 @@ func connectServer(t testing.TB, config *tls.Config, protocols func(*nethttp.Pro
 					res.Header().Add("Echo-"+key, v)
 				}
 			}
-			res.Trailer().Set("X-Trailer", "at the end")
+			res.Trailer().Set("Echo-Trailing-X", req.Header().Get("Trailing-X"))
 			return res, nil
 		}))
 	mux.Handle("/echo.v1.Echo/Fail", connect.NewUnaryHandler("/echo.v1.Echo/Fail",
-		func(_ context.Context, req *connect.Request[echov1.FailRequest]) (*connect.Response[echov1.FailResponse], error) {
+		func(ctx context.Context, req *connect.Request[echov1.FailRequest]) (*connect.Response[echov1.FailResponse], error) {
 			e := connect.NewError(connect.Code(req.Msg.GetCode()), errors.New(req.Msg.GetMessage()))
 			for _, d := range req.Msg.GetDetails() {
 				detail, err := connect.NewErrorDetail(d)
@@ -55,6 +55,10 @@ func connectServer(t testing.TB, config *tls.Config, protocols func(*nethttp.Pro
 					return nil, err
 				}
 				e.AddDetail(detail)
+			}
+			if info, ok := connect.CallInfoForHandlerContext(ctx); ok {
+				info.ResponseHeader().Set("Begins", "fail")
+				info.ResponseTrailer().Set("Kind", "fail")
 			}
 			e.Meta().Set("X-Why", "told to")
 			e.Meta().Set("Some-Bin", connect.EncodeBinaryHeader([]byte{0xff, 0}))
@@ -70,6 +74,7 @@ func connectServer(t testing.TB, config *tls.Config, protocols func(*nethttp.Pro
 		}))
 	mux.Handle("/echo.v1.Stream/Count", connect.NewServerStreamHandler("/echo.v1.Stream/Count",
 		func(_ context.Context, req *connect.Request[echov1.CountRequest], s *connect.ServerStream[echov1.CountResponse]) error {
+			s.ResponseHeader().Set("Begins", "count")
 			s.ResponseTrailer().Set("Kind", "count")
 			for n := range req.Msg.GetMessages() {
 				if err := s.Send(&echov1.CountResponse{Number: n, Body: make([]byte, req.Msg.GetSize())}); err != nil {
@@ -92,11 +97,13 @@ func connectServer(t testing.TB, config *tls.Config, protocols func(*nethttp.Pro
 				sum.Messages++
 			}
 			res := connect.NewResponse(sum)
+			res.Header().Set("Begins", "sum")
 			res.Trailer().Set("Kind", "sum")
 			return res, s.Err()
 		}))
 	mux.Handle("/echo.v1.Stream/Chat", connect.NewBidiStreamHandler("/echo.v1.Stream/Chat",
 		func(_ context.Context, s *connect.BidiStream[echov1.ChatRequest, echov1.ChatResponse]) error {
+			s.ResponseHeader().Set("Begins", "chat")
 			s.ResponseTrailer().Set("Kind", "chat")
 			for {
 				req, err := s.Receive()
@@ -127,6 +134,16 @@ func connectServer(t testing.TB, config *tls.Config, protocols func(*nethttp.Pro
 	return transport.Address(strings.Replace(s.URL, "://", ":", 1))
 }
 
+// apart checks that leading and trailing metadata came as such.
+func apart(t testing.TB, what, value string, leading, trailing metadata.MD) {
+	t.Helper()
+	_, early := leading.Lookup("kind")
+	_, late := trailing.Lookup("begins")
+	if leading.Get("begins") != value || trailing.Get("kind") != value || early || late {
+		t.Errorf("%s: leading metadata %v, trailing %v", what, leading, trailing)
+	}
+}
+
 func http2Only(p *nethttp.Protocols) { p.SetUnencryptedHTTP2(true); p.SetHTTP2(true) }
 
 func codecs() map[string]codec.Codec {
@@ -137,12 +154,15 @@ func codecs() map[string]codec.Codec {
 func callFourKinds(t *testing.T, c *client.Client, bidi bool, opts ...client.CallOption) {
 	t.Run("unary", func(t *testing.T) {
 		for _, body := range [][]byte{nil, {0, 1, 0xff}, bytes.Repeat([]byte("long "), 20_000)} {
-			var md metadata.MD
+			var md, trailer metadata.MD
 			res, err := echov1micro.NewEchoClient(c).Echo(within(t), &echov1.EchoRequest{Text: "héllo", Body: body, Tags: []string{"a", ""}},
-				append(opts, client.WithMetadata("x-ascii", "one", "x-ascii", "two words", "x-some-bin", "\x00\xff\x07"),
-					client.WithResponseMetadata(&md))...)
+				append(opts, client.WithMetadata("x-ascii", "one", "x-ascii", "two words", "x-some-bin", "\x00\xff\x07", "trailing-x", "at the end"),
+					client.WithResponseMetadata(&md), client.WithResponseTrailer(&trailer))...)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if _, early := md.Lookup("echo-trailing-x"); early || trailer.Get("echo-trailing-x") != "at the end" || trailer.Len() != 1 {
+				t.Errorf("leading metadata %v, trailing %v", md, trailer)
 			}
 			if res.GetText() != "héllo" || !bytes.Equal(res.GetBody(), body) || len(res.GetTags()) != 2 {
 				t.Errorf("got %.100v", res)
@@ -171,9 +191,10 @@ func callFourKinds(t *testing.T, c *client.Client, bidi bool, opts ...client.Cal
 			}
 			n++
 		}
-		if n != 100 || s.ResponseMetadata().Get("kind") != "count" {
-			t.Errorf("%d messages, %v", n, s.ResponseMetadata())
+		if n != 100 {
+			t.Errorf("%d messages", n)
 		}
+		apart(t, "server stream", "count", s.ResponseMetadata(), s.ResponseTrailer())
 	})
 	t.Run("client stream", func(t *testing.T) {
 		for _, count := range []int{0, 100} {
@@ -190,9 +211,10 @@ func callFourKinds(t *testing.T, c *client.Client, bidi bool, opts ...client.Cal
 			if err != nil {
 				t.Fatal(err)
 			}
-			if res.GetMessages() != uint64(count) || s.ResponseMetadata().Get("kind") != "sum" {
-				t.Errorf("got %v with %v", res, s.ResponseMetadata())
+			if res.GetMessages() != uint64(count) {
+				t.Errorf("got %v", res)
 			}
+			apart(t, "client stream", "sum", s.ResponseMetadata(), s.ResponseTrailer())
 		}
 	})
 	if !bidi {
@@ -222,9 +244,7 @@ func callFourKinds(t *testing.T, c *client.Client, bidi bool, opts ...client.Cal
 		if _, err := s.Recv(); !errors.Is(err, io.EOF) {
 			t.Errorf("end: %v", err)
 		}
-		if got := s.ResponseMetadata().Get("kind"); got != "chat" {
-			t.Errorf("metadata %q", got)
-		}
+		apart(t, "bidi stream", "chat", s.ResponseMetadata(), s.ResponseTrailer())
 	})
 }
 
@@ -305,9 +325,9 @@ func TestErrorsOfServers(t *testing.T) {
 		echo, streams := echov1micro.NewEchoClient(c), echov1micro.NewStreamClient(c)
 		for code := status.Canceled; code.Valid(); code++ {
 			for _, message := range []string{"no order 17: é, 100%\nnext", ""} {
-				var md metadata.MD
+				var md, trailer metadata.MD
 				_, err := echo.Fail(within(t), &echov1.FailRequest{Code: uint32(code), Message: message, Details: []*anypb.Any{detail}},
-					append(opts, client.WithResponseMetadata(&md))...)
+					append(opts, client.WithResponseMetadata(&md), client.WithResponseTrailer(&trailer))...)
 				e := status.From(err)
 				if status.CodeOf(err) != code || e.Message() != message || !e.Remote() || errors.Is(err, transport.ErrNotStarted) {
 					t.Errorf("%v: got %v", code, err)
@@ -315,8 +335,14 @@ func TestErrorsOfServers(t *testing.T) {
 				if d, ok := status.Detail[*durationpb.Duration](err); !ok || d.GetSeconds() != 90 || len(e.Details()) != 1 {
 					t.Errorf("%v: details %v", code, e.Details())
 				}
+				apart(t, code.String(), "fail", md, trailer)
+				for _, of := range []metadata.MD{md, trailer} { // which one depends on the protocol, not on us
+					if of.Get("x-why") != "" {
+						md = of
+					}
+				}
 				if md.Get("x-why") != "told to" || md.Get("some-bin") != "\xff\x00" {
-					t.Errorf("%v: metadata %v", code, md)
+					t.Errorf("%v: metadata %v, trailer %v", code, md, trailer)
 				}
 			}
 			s, err := streams.Count(within(t), &echov1.CountRequest{Messages: 2, Code: uint32(code)}, opts...)
@@ -329,9 +355,18 @@ func TestErrorsOfServers(t *testing.T) {
 					n++
 				}
 			}
-			if n != 2 || status.CodeOf(err) != code || status.From(err).Message() != "as told" || s.ResponseMetadata().Get("kind") != "count" {
-				t.Errorf("stream, %v: %d messages, %v with %v", code, n, err, s.ResponseMetadata())
+			if n != 2 || status.CodeOf(err) != code || status.From(err).Message() != "as told" {
+				t.Errorf("stream, %v: %d messages, %v", code, n, err)
 			}
+			apart(t, "stream", "count", s.ResponseMetadata(), s.ResponseTrailer())
+			// And one that fails before its first message.
+			if s, err = streams.Count(within(t), &echov1.CountRequest{Code: uint32(code)}, opts...); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Recv(); status.CodeOf(err) != code {
+				t.Errorf("stream, %v: got %v", code, err)
+			}
+			apart(t, "stream without messages", "count", s.ResponseMetadata(), s.ResponseTrailer())
 		}
 	})
 }

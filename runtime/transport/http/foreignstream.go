@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	nethttp "net/http"
 	"sync"
 
 	"connectrpc.com/connect"
@@ -33,9 +34,12 @@ type foreignStream struct {
 	halfClosed bool
 
 	receiving sync.Mutex
-	mu        sync.Mutex
-	err       error // what Recv returns from now on; io.EOF where there is an answer
-	answer    transport.Message
+	begun     bool // a message was received, and before it the head
+
+	mu     sync.Mutex
+	head   []byte
+	err    error // what Recv returns from now on; io.EOF where there is an answer
+	answer transport.Message
 }
 
 func (c *foreignConn) Open(ctx context.Context, m transport.Message) (transport.ClientStream, error) {
@@ -197,6 +201,9 @@ func (s *foreignStream) Recv() ([]byte, error) {
 	m, err := s.receive()
 	switch {
 	case err == nil && s.kind&rpc.ServerStream != 0:
+		if err := s.begins(); err != nil {
+			return nil, s.endWith(err, transport.Message{})
+		}
 		return m.body, nil
 	case err == nil:
 		return nil, s.receiveOutcome(m)
@@ -207,6 +214,24 @@ func (s *foreignStream) Recv() ([]byte, error) {
 		return nil, s.complete(nil)
 	}
 	return nil, s.failed(err)
+}
+
+// begins follows the first message of the server: what came before it is the head.
+func (s *foreignStream) begins() error {
+	if s.begun {
+		return nil
+	}
+	s.begun = true
+	res := codec.Response{Tag: s.tag}
+	fromResponse(&res.Metadata, s.stream.ResponseHeader())
+	if res.Metadata.Len() == 0 {
+		return nil
+	}
+	head, err := s.conn.frame(s.enc, &res, s.enc.empty())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.head = head.Body
+	return err
 }
 
 // receive is the next message of the server.
@@ -238,8 +263,7 @@ func (s *foreignStream) complete(payload []byte) error {
 	if payload == nil {
 		payload = s.enc.empty()
 	}
-	fromResponse(&res.Metadata, s.stream.ResponseHeader())
-	fromResponse(&res.Metadata, s.stream.ResponseTrailer())
+	takeMetadata(&res, s.responded())
 	answer, err := s.conn.frame(s.enc, &res, payload)
 	if err != nil {
 		return s.endWith(err, transport.Message{})
@@ -249,11 +273,39 @@ func (s *foreignStream) complete(payload []byte) error {
 
 // failed ends the stream with an error: the server's is an answer.
 func (s *foreignStream) failed(err error) error {
-	answer, e := s.conn.failed(s.ctx, s.enc, &s.made, &codec.Response{Tag: s.tag}, err)
+	answer, e := s.conn.failed(s.ctx, s.enc, &s.made, &codec.Response{Tag: s.tag}, s.responded(), err)
 	if e == nil {
 		e = io.EOF
 	}
 	return s.endWith(e, answer)
+}
+
+// responded is where the metadata of the outcome is.
+func (s *foreignStream) responded() responded {
+	select {
+	case <-s.ready:
+	default:
+		return nil
+	}
+	switch {
+	case s.stream == nil:
+		return nil
+	case s.begun:
+		return afterHead{s.stream}
+	}
+	return s.stream
+}
+
+// An afterHead is a response whose header has been told already.
+type afterHead struct{ connect.StreamingClientConn }
+
+func (afterHead) ResponseHeader() nethttp.Header { return nil }
+
+// Head implements [transport.ClientStream].
+func (s *foreignStream) Head() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.head
 }
 
 // Answer implements [transport.ClientStream].

@@ -9,7 +9,6 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
 
-	"github.com/protomicro/micro/runtime/metadata"
 	"github.com/protomicro/micro/runtime/rpc"
 	"github.com/protomicro/micro/runtime/status"
 )
@@ -149,7 +148,7 @@ func (l *listener) serveUnknown(w nethttp.ResponseWriter, r *nethttp.Request, pr
 }
 
 func (l *listener) writeError(w nethttp.ResponseWriter, r *nethttp.Request, e *status.Error) {
-	if err := l.errors.Write(w, r, toConnect(e, metadata.MD{})); err != nil {
+	if err := l.errors.Write(w, r, toConnect(e)); err != nil {
 		l.transport.cfg.Logger.Debug("an error could not be sent", "error", err)
 	}
 }

@@ -100,6 +100,14 @@ func newClient[Req, Res any](c connect.HTTPClient, url, procedure string, opts .
 	return connect.NewClient[Req, Res](c, url+"/"+procedure, opts...)
 }
 
+// separate checks that leading and trailing metadata came as such.
+func separate(t testing.TB, value string, header, trailer nethttp.Header) {
+	t.Helper()
+	if header.Get("Begins") != value || trailer.Get("Kind") != value || header.Get("Kind") != "" || trailer.Get("Begins") != "" {
+		t.Errorf("%s: header %v, trailer %v", value, header, trailer)
+	}
+}
+
 // fourKinds calls a method of each kind with a connect client.
 func fourKinds(t *testing.T, c *nethttp.Client, url string, bidi bool, opts ...connect.ClientOption) {
 	ctx := within(t)
@@ -109,6 +117,7 @@ func fourKinds(t *testing.T, c *nethttp.Client, url string, bidi bool, opts ...c
 			req.Header().Add("X-Ascii", "one")
 			req.Header().Add("X-Ascii", "two words")
 			req.Header().Set("X-Some-Bin", connect.EncodeBinaryHeader([]byte{0, 0xff, 7}))
+			req.Header().Set("Trailing-Bin", connect.EncodeBinaryHeader([]byte{1, 0xfe}))
 			res, err := newClient[echov1.EchoRequest, echov1.EchoResponse](c, url, "echo.v1.Echo/Echo", opts...).CallUnary(ctx, req)
 			if err != nil {
 				t.Fatal(err)
@@ -121,6 +130,10 @@ func fourKinds(t *testing.T, c *nethttp.Client, url string, bidi bool, opts ...c
 			}
 			if got, err := connect.DecodeBinaryHeader(res.Header().Get("Echo-X-Some-Bin")); err != nil || string(got) != "\x00\xff\x07" {
 				t.Errorf("binary metadata: %q, %v", got, err)
+			}
+			if got, err := connect.DecodeBinaryHeader(res.Trailer().Get("Echo-Trailing-Bin")); err != nil || string(got) != "\x01\xfe" ||
+				res.Header().Get("Echo-Trailing-Bin") != "" || res.Trailer().Get("Echo-X-Ascii") != "" {
+				t.Errorf("header %v, trailer %v", res.Header(), res.Trailer())
 			}
 		}
 	})
@@ -139,9 +152,7 @@ func fourKinds(t *testing.T, c *nethttp.Client, url string, bidi bool, opts ...c
 		if n != 100 || s.Err() != nil {
 			t.Errorf("%d messages, %v", n, s.Err())
 		}
-		if got := s.ResponseTrailer().Get("Kind"); got != "count" {
-			t.Errorf("trailer %q of %v", got, s.ResponseTrailer())
-		}
+		separate(t, "count", s.ResponseHeader(), s.ResponseTrailer())
 		_ = s.Close()
 	})
 	t.Run("client stream", func(t *testing.T) {
@@ -155,9 +166,10 @@ func fourKinds(t *testing.T, c *nethttp.Client, url string, bidi bool, opts ...c
 		if err != nil {
 			t.Fatal(err)
 		}
-		if res.Msg.GetSum() != 4950 || res.Msg.GetMessages() != 100 || res.Trailer().Get("Kind") != "sum" {
-			t.Errorf("got %v with %v", res.Msg, res.Trailer())
+		if res.Msg.GetSum() != 4950 || res.Msg.GetMessages() != 100 {
+			t.Errorf("got %v", res.Msg)
 		}
+		separate(t, "sum", res.Header(), res.Trailer())
 	})
 	if !bidi {
 		return
@@ -181,9 +193,7 @@ func fourKinds(t *testing.T, c *nethttp.Client, url string, bidi bool, opts ...c
 		if _, err := s.Receive(); !errors.Is(err, io.EOF) {
 			t.Errorf("end: %v", err)
 		}
-		if got := s.ResponseTrailer().Get("Kind"); got != "chat" {
-			t.Errorf("trailer %q", got)
-		}
+		separate(t, "chat", s.ResponseHeader(), s.ResponseTrailer())
 		_ = s.CloseResponse()
 	})
 }
@@ -225,7 +235,8 @@ func TestErrors(t *testing.T) {
 		stream := newClient[echov1.CountRequest, echov1.CountResponse](c, url, "echo.v1.Stream/Count", opts...)
 		for code := status.Canceled; code.Valid(); code++ {
 			for _, message := range []string{"no order 17: é, 100%\nnext", ""} {
-				_, err := unary.CallUnary(within(t), connect.NewRequest(&echov1.FailRequest{
+				ctx, info := connect.NewClientContext(within(t))
+				_, err := unary.CallUnary(ctx, connect.NewRequest(&echov1.FailRequest{
 					Code: uint32(code), Message: message, Details: []*anypb.Any{detail}}))
 				e, ok := errors.AsType[*connect.Error](err)
 				if !ok {
@@ -234,6 +245,7 @@ func TestErrors(t *testing.T) {
 				if e.Code() != connect.Code(code) || e.Code().String() != code.String() || e.Message() != message || !connect.IsWireError(err) {
 					t.Errorf("%v: got %v %q", code, e.Code(), e.Message())
 				}
+				separate(t, "fail", info.ResponseHeader(), info.ResponseTrailer())
 				if len(e.Details()) != 1 {
 					t.Fatalf("%v: %d details", code, len(e.Details()))
 				}
@@ -251,9 +263,18 @@ func TestErrors(t *testing.T) {
 				n++
 			}
 			e, ok := errors.AsType[*connect.Error](s.Err())
-			if n != 2 || !ok || e.Code() != connect.Code(code) || e.Message() != "as told" || e.Meta().Get("Kind") != "count" {
-				t.Errorf("stream, %v: %d messages, %v with %v", code, n, s.Err(), e.Meta())
+			if n != 2 || !ok || e.Code() != connect.Code(code) || e.Message() != "as told" {
+				t.Errorf("stream, %v: %d messages, %v", code, n, s.Err())
 			}
+			separate(t, "count", s.ResponseHeader(), s.ResponseTrailer())
+			_ = s.Close()
+			if s, err = stream.CallServerStream(within(t), connect.NewRequest(&echov1.CountRequest{Code: uint32(code)})); err != nil {
+				t.Fatal(err)
+			}
+			for s.Receive() {
+				t.Errorf("stream, %v: a message", code)
+			}
+			separate(t, "count", s.ResponseHeader(), s.ResponseTrailer())
 			_ = s.Close()
 		}
 	})

@@ -200,7 +200,16 @@ func (l *listener) replyPlain(to place, frame []byte) error {
 		return status.New(status.Internal, "the response could not be taken out of its frame").WithCause(err)
 	}
 	headers := natsgo.Header{headerContentType: {to.plain.contentType()}}
-	for key, value := range res.Metadata.All() {
+	addPlainMetadata(headers, res.Metadata)
+	addPlainMetadata(headers, res.Trailer) // one message has one place for both
+	if res.Err != nil {
+		return l.publishPlain(to, headers, res.Err)
+	}
+	return l.send(&natsgo.Msg{Subject: to.reply, Header: headers, Data: res.Payload})
+}
+
+func addPlainMetadata(headers natsgo.Header, md metadata.MD) {
+	for key, value := range md.All() {
 		if wire.ReservedKey(key) || key == transport.HeaderContentType {
 			continue // those are the transport's
 		}
@@ -210,10 +219,6 @@ func (l *listener) replyPlain(to place, frame []byte) error {
 		name := textproto.CanonicalMIMEHeaderKey(key)
 		headers[name] = append(headers[name], value)
 	}
-	if res.Err != nil {
-		return l.publishPlain(to, headers, res.Err)
-	}
-	return l.send(&natsgo.Msg{Subject: to.reply, Header: headers, Data: res.Payload})
 }
 
 // refusePlain sends an answer that is not the handler's.

@@ -21,6 +21,7 @@ var streamCases = []testCase{
 	{"stream: client to listener", testStreamUp},
 	{"stream: listener to client", testStreamDown},
 	{"stream: request and answer", testStreamMessages},
+	{"stream: head before the messages", testStreamHead},
 	{"stream: messages of all sizes", testStreamSizes},
 	{"stream: message too large", testStreamLarge},
 	{"stream: memory is not shared", testStreamMemory},
@@ -142,6 +143,66 @@ func testStreamEcho(t *testing.T, n Network) {
 	}
 	wg.Wait()
 }
+
+// testStreamHead has the listener send a head before its messages and before its
+// answer, and none; a client has it with the first of them.
+func testStreamHead(t *testing.T, n Network) {
+	_, c := pair(t, n, transport.ListenConfig{Handler: streamFunc(
+		func(_ context.Context, req *transport.Request, stream transport.ServerStream) {
+			var size, messages int
+			if _, err := fmt.Sscan(string(req.Body), &size, &messages); err != nil {
+				t.Error(err)
+			}
+			if size > 0 {
+				head := sized(size)
+				if err := stream.SendHead(head); err != nil {
+					t.Errorf("send a head of %d bytes: %v", size, err)
+				}
+				clear(head) // it was not kept
+			}
+			for i := range messages {
+				if err := stream.Send(numbered(i)); err != nil {
+					t.Errorf("send %d: %v", i, err)
+				}
+			}
+			if err := stream.SendHead([]byte("late")); messages > 0 && status.CodeOf(err) != status.Internal {
+				t.Errorf("a head after messages: %v", err)
+			} else if messages == 0 && size == 0 && err != nil {
+				t.Errorf("a head after none: %v", err)
+			}
+			if err := stream.Reply(req.Message); err != nil {
+				t.Errorf("reply: %v", err)
+			}
+		})})
+	for _, size := range []int{0, 1, 1000, min(70_000, n.MaxMessage), min(300_000, n.MaxMessage)} { // the last two may be larger than a frame
+		for _, messages := range []int{0, 1, 100} {
+			s := openStream(within(t), t, c, fmt.Sprint(size, messages))
+			want := sized(size)
+			if messages == 0 && size == 0 {
+				want = []byte("late")
+			}
+			for i := range messages {
+				body, err := s.Recv()
+				if err == nil {
+					err = checkNumbered(body, i)
+				}
+				if err != nil {
+					t.Fatalf("receive %d: %v", i, err)
+				}
+				if got := s.Head(); !bytes.Equal(got, want) {
+					t.Fatalf("with message %d: a head of %d bytes, want %d", i, len(got), len(want))
+				}
+			}
+			wantEnd(t, s, fmt.Sprint(size, messages))
+			if got := s.Head(); !bytes.Equal(got, want) {
+				t.Errorf("at the end: a head of %d bytes, want %d", len(got), len(want))
+			}
+		}
+	}
+}
+
+// sized is a head of a size.
+func sized(n int) []byte { return bytes.Repeat([]byte("head"), n/4+1)[:n] }
 
 func testStreamUp(t *testing.T, n Network) {
 	const messages = 2000

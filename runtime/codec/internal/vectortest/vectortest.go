@@ -61,6 +61,7 @@ type description struct {
 	Procedure string      `json:"procedure"`
 	Timeout   string      `json:"timeout"`
 	Metadata  [][2]string `json:"metadata"` // values of "-bin" keys in base64
+	Trailer   [][2]string `json:"trailer"`  // likewise
 	Error     *struct {
 		Code    string            `json:"code"`
 		Message string            `json:"message"`
@@ -133,7 +134,7 @@ func (v Vector) Check(t *testing.T, c codec.Codec) {
 			t.Errorf("read as a notification: %v", got.Notification)
 		}
 		v.checkTag(t, got.Tag)
-		v.checkMetadata(t, got.Metadata)
+		checkMetadata(t, got.Metadata, v.Metadata)
 		v.checkMessage(t, c, got.Payload)
 	case "response":
 		var got codec.Response
@@ -141,7 +142,8 @@ func (v Vector) Check(t *testing.T, c codec.Codec) {
 			t.Fatal(err)
 		}
 		v.checkTag(t, got.Tag)
-		v.checkMetadata(t, got.Metadata)
+		checkMetadata(t, got.Metadata, v.Metadata)
+		checkMetadata(t, got.Trailer, v.Trailer)
 		want := v.outcome(t)
 		if (got.Err == nil) != (want == nil) {
 			t.Fatalf("read error %v, want %v", got.Err, want)
@@ -190,7 +192,7 @@ func (v Vector) write(t testing.TB, c codec.Codec) []byte {
 	if v.Kind == "request" {
 		frame, err = c.AppendRequest(nil, v.request(t), v.message(t))
 	} else {
-		res := codec.Response{Tag: v.tag(), Err: v.outcome(t), Metadata: v.metadata(t)}
+		res := codec.Response{Tag: v.tag(), Err: v.outcome(t), Metadata: pairs(t, v.Metadata), Trailer: pairs(t, v.Trailer)}
 		if res.Err == nil {
 			frame, err = c.AppendResponse(nil, &res, v.message(t))
 		} else {
@@ -213,7 +215,7 @@ func (v Vector) tag() codec.Tag {
 
 func (v Vector) request(t testing.TB) *codec.Request {
 	t.Helper()
-	req := &codec.Request{Tag: v.tag(), Procedure: v.Procedure, Metadata: v.metadata(t)}
+	req := &codec.Request{Tag: v.tag(), Procedure: v.Procedure, Metadata: pairs(t, v.Metadata)}
 	if v.Timeout != "" {
 		d, err := time.ParseDuration(v.Timeout)
 		if err != nil {
@@ -224,10 +226,10 @@ func (v Vector) request(t testing.TB) *codec.Request {
 	return req
 }
 
-func (v Vector) metadata(t testing.TB) metadata.MD {
+func pairs(t testing.TB, kv [][2]string) metadata.MD {
 	t.Helper()
 	var md metadata.MD
-	for _, p := range v.Metadata {
+	for _, p := range kv {
 		value := p[1]
 		if strings.HasSuffix(p[0], metadata.BinarySuffix) {
 			b, err := base64.StdEncoding.DecodeString(value)
@@ -284,9 +286,9 @@ func (v Vector) checkTag(t *testing.T, got codec.Tag) {
 	}
 }
 
-func (v Vector) checkMetadata(t *testing.T, got metadata.MD) {
+func checkMetadata(t *testing.T, got metadata.MD, want [][2]string) {
 	t.Helper()
-	if g, w := fmt.Sprintf("%q", got), fmt.Sprintf("%q", v.metadata(t)); g != w {
+	if g, w := fmt.Sprintf("%q", got), fmt.Sprintf("%q", pairs(t, want)); g != w {
 		t.Errorf("read metadata %s, want %s", g, w)
 	}
 }

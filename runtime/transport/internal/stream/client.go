@@ -87,6 +87,13 @@ func (c *Client) Recv() ([]byte, error) {
 	return nil, io.EOF
 }
 
+// Head implements [transport.ClientStream].
+func (c *Client) Head() []byte {
+	c.side.mu.Lock()
+	defer c.side.mu.Unlock()
+	return c.side.head
+}
+
 // Answer implements [transport.ClientStream].
 func (c *Client) Answer() transport.Message {
 	c.side.mu.Lock()

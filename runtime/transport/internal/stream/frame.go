@@ -21,7 +21,8 @@ const (
 	kindEnd    = 4 // listener to client: sequence, the answer or a piece of it
 	kindReset  = 5 // code, text: the stream is over at once
 	kindCredit = 6 // the last sequence number, what the peer may send up to; a heartbeat as well
-	kindPack   = 7 // frames with a number, each behind its length
+	kindHead   = 7 // listener to client, before DATA: sequence, the head or a piece of it
+	kindPack   = 8 // frames with a number, each behind its length
 )
 
 const (
@@ -75,7 +76,7 @@ type frame struct {
 	terms   terms  // of ACCEPT
 	credit  amount // of CREDIT
 	code    status.Code
-	payload []byte // of DATA and END; the text of RESET; the frames of a pack
+	payload []byte // of HEAD, DATA and END; the text of RESET; the frames of a pack
 }
 
 var errMalformed = errors.New("malformed frame")
@@ -90,7 +91,7 @@ func parse(b []byte) (f frame, err error) {
 	flags := b[0] &^ kindMask
 	b = b[1:]
 	switch f.kind {
-	case kindData, kindEnd:
+	case kindData, kindEnd, kindHead:
 		f.more = flags&flagMore != 0
 		flags &^= flagMore
 		if f.seq, b, err = number(b); err != nil {
@@ -151,7 +152,7 @@ func unpack(b []byte) (f frame, rest []byte, err error) {
 	}
 	f, err = parse(b[:n])
 	switch f.kind {
-	case kindData, kindHalf, kindEnd:
+	case kindHead, kindData, kindHalf, kindEnd:
 		return f, b[n:], err
 	}
 	return f, nil, errMalformed

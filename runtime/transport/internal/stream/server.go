@@ -45,6 +45,15 @@ func (s *Server) Deliver(frame []byte) { s.side.deliver(frame) }
 // connection or a shutdown. It does not wait.
 func (s *Server) Fail(err *status.Error) { s.side.fail(err, false) }
 
+// SendHead implements [transport.ServerStream].
+func (s *Server) SendHead(head []byte) error {
+	err := s.side.sendHead(head)
+	if errors.Is(err, errNoTurn) {
+		return s.over("send")
+	}
+	return err
+}
+
 // Send implements [transport.ServerStream].
 func (s *Server) Send(body []byte) error {
 	err := s.side.send(body)
@@ -98,15 +107,15 @@ func (s *Server) Reply(m transport.Message) error {
 	return s.answer(head, m.Body)
 }
 
-// Reject implements [transport.Replier]. After a message was sent, the client's error
-// is not [transport.ErrNotStarted].
+// Reject implements [transport.Replier]. After a head or a message was sent, the
+// client's error is not [transport.ErrNotStarted].
 func (s *Server) Reject(code status.Code, message string) error {
 	if code == status.OK || !code.Valid() {
 		code = status.Unknown
 	}
 	s.side.mu.Lock()
 	form := byte(formRefused)
-	if s.side.spent.messages > 0 {
+	if s.side.headed || s.side.spent.messages > 0 {
 		form = formFailed
 	}
 	s.side.mu.Unlock()
@@ -131,15 +140,7 @@ func (s *Server) answer(head, body []byte) error {
 	}
 	c.end(nil, false)
 	c.mu.Unlock()
-	room := c.frame - overhead
-	var err error
-	for more := true; more && err == nil; {
-		h := head[:min(len(head), room)]
-		b := body[:min(len(body), room-len(h))]
-		head, body = head[len(h):], body[len(b):]
-		more = len(head)+len(body) > 0
-		err = c.transmit(kindEnd, more, h, b, true)
-	}
+	err := c.transmitAll(kindEnd, head, body)
 	c.silent = true
 	c.release()
 	c.finish()

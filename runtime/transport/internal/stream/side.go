@@ -38,6 +38,7 @@ type side struct {
 	// Sending.
 	open       bool   // the peer is known: frames may be sent
 	halfClosed bool   // by this side
+	headed     bool   // the head is sent, or is here
 	writing    bool   // between the pieces of a message
 	piece      int    // the largest piece of a message
 	maxSend    uint64 // the largest message
@@ -60,9 +61,11 @@ type side struct {
 	got         amount
 	taken       amount // what has been read, or put together
 	queue       queue
-	partial     *assembly // of a message, or of the answer
+	partial     *assembly // of a message, of the head, or of the answer
 	partialOwed uint64
-	answering   bool // partial is of the answer
+	heading     bool   // partial is of the head
+	answering   bool   // partial is of the answer
+	head        []byte // client
 
 	ended  bool
 	err    *status.Error // why; nil after the answer
@@ -109,6 +112,54 @@ func returnBuffer(p *[]byte, b []byte) {
 		*p = b[:0]
 		buffers.Put(p)
 	}
+}
+
+// transmitAll sends what may take several frames: the answer, or the head, which a
+// message follows. s.out is held.
+func (s *side) transmitAll(kind byte, head, body []byte) error {
+	room := s.frame - overhead
+	for {
+		h := head[:min(len(head), room)]
+		b := body[:min(len(body), room-len(h))]
+		head, body = head[len(h):], body[len(b):]
+		more := len(head)+len(body) > 0
+		if err := s.transmit(kind, more, h, b, kind == kindEnd); err != nil || !more {
+			return err
+		}
+	}
+}
+
+// sendHead sends what goes before the first message.
+func (s *side) sendHead(head []byte) error {
+	if len(head) == 0 {
+		return nil
+	}
+	s.out.Lock()
+	s.mu.Lock()
+	var err error
+	switch {
+	case s.ended:
+		err = errNoTurn
+	case s.headed || s.spent.messages > 0:
+		err = status.New(status.Internal, "send: the stream has begun without this head")
+	case uint64(len(head)) > s.maxSend:
+		err = status.Errorf(status.ResourceExhausted,
+			"the head of %d bytes is larger than the %d bytes that the stream carries", len(head), s.maxSend)
+	default:
+		s.headed, s.sent = true, true
+	}
+	s.mu.Unlock()
+	if err != nil {
+		s.release()
+		return err
+	}
+	err = s.transmitAll(kindHead, nil, head)
+	s.release()
+	if err != nil {
+		s.broken(err)
+		return errNoTurn
+	}
+	return nil
 }
 
 // errNoTurn is what send comes to when the stream ended or is closed to it.
@@ -377,7 +428,7 @@ func (s *side) receive(f frame) {
 			s.writable.Broadcast()
 		}
 		return
-	case kindAccept, kindData, kindHalf, kindEnd:
+	case kindAccept, kindData, kindHalf, kindEnd, kindHead:
 	default:
 		return
 	}
@@ -390,7 +441,7 @@ func (s *side) receive(f frame) {
 	}
 	s.next++
 	switch {
-	case f.kind == kindData && (s.accepted || !s.client) && !s.peerClosed && !s.answering:
+	case f.kind == kindData && (s.accepted || !s.client) && !s.peerClosed && !s.answering && !s.heading:
 		s.receiveData(f)
 	case f.kind == kindHalf && !s.client && !s.peerClosed && s.partial == nil:
 		s.peerClosed = true
@@ -399,6 +450,8 @@ func (s *side) receive(f frame) {
 		s.accepted = true
 		s.agree(f.terms)
 		s.readable.Broadcast()
+	case f.kind == kindHead && s.accepted && !s.headed && !s.answering && s.got.messages == 0:
+		s.receiveHead(f)
 	case f.kind == kindEnd && s.client:
 		s.receiveEnd(f)
 	default:
@@ -449,27 +502,50 @@ func (s *side) receiveData(f frame) {
 	s.readable.Signal()
 }
 
-// receiveEnd takes the answer or a piece of it. Pieces of a message that was being
-// sent mean nothing: its Send has failed.
+// receiveHead takes the head or a piece of it.
+func (s *side) receiveHead(f frame) {
+	s.heading = true
+	if head, ok := s.assemble(f, "a head", s.set.terms.maxMessage); ok {
+		s.head, s.headed = head, true
+		s.heading, s.partial = false, nil
+	}
+}
+
+// assemble puts the pieces together of what needs no credit, and reports whether that
+// was the last one. What is larger than limit ends the stream.
+func (s *side) assemble(f frame, what string, limit uint64) ([]byte, bool) {
+	size := uint64(len(f.payload))
+	if s.partial != nil {
+		size += uint64(s.partial.size)
+	}
+	if size > limit {
+		s.end(s.fault(status.ResourceExhausted, "the peer sent %s larger than the %d bytes that the stream carries",
+			what, s.set.terms.maxMessage), true)
+		return nil, false
+	}
+	if !f.more && s.partial == nil {
+		return f.payload[:len(f.payload):len(f.payload)], true
+	}
+	if s.partial == nil {
+		s.partial = new(assembly)
+	}
+	s.partial.add(f.payload)
+	if f.more {
+		return nil, false
+	}
+	return s.partial.bytes(), true
+}
+
+// receiveEnd takes the answer or a piece of it. Pieces of a head or message that was
+// being sent mean nothing: its Send has failed.
 func (s *side) receiveEnd(f frame) {
 	if !s.answering {
-		s.answering, s.partial, s.partialOwed = true, nil, 0
+		s.answering, s.heading, s.partial, s.partialOwed = true, false, nil, 0
 	}
-	content := f.payload
-	if f.more || s.partial != nil {
-		if s.partial == nil {
-			s.partial = new(assembly)
-		}
-		s.partial.add(f.payload)
-		if uint64(s.partial.size) > max(s.set.terms.maxMessage, 2+maxText)+1 {
-			s.end(s.fault(status.ResourceExhausted, "the peer sent an answer larger than the %d bytes that the stream carries",
-				s.set.terms.maxMessage), true)
-			return
-		}
-		if f.more {
-			return
-		}
-		content = s.partial.bytes()
+	// The form comes beside the message, and a refusal may be longer than messages.
+	content, ok := s.assemble(f, "an answer", max(s.set.terms.maxMessage, 2+maxText)+1)
+	if !ok {
+		return
 	}
 	m, r, err := parseAnswer(content)
 	switch {

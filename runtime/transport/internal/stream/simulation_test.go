@@ -228,6 +228,10 @@ type simulation struct {
 	ctx         context.Context
 	cancel      context.CancelFunc
 
+	head     []byte // that the listener sends, nil for none
+	headed   bool   // it has tried to
+	headSent bool
+
 	quiet            time.Time // nobody does anything until then
 	upFlow, downFlow flow
 	accepted         bool
@@ -259,7 +263,7 @@ func newSimulation(seed uint64) *simulation {
 			sim.faulty = true
 		}
 		if rng.IntN(8) == 0 {
-			l.loseFirst = byte(kindAccept + rng.IntN(kindCredit))
+			l.loseFirst = byte(kindAccept + rng.IntN(kindHead))
 			sim.faulty = true
 		}
 		return l
@@ -306,6 +310,9 @@ func newSimulation(seed uint64) *simulation {
 	for _, f := range []*flow{&sim.upFlow, &sim.downFlow} {
 		f.total = rng.IntN(50)
 		f.largest = []int{1, 300, 8_000}[rng.IntN(3)]
+	}
+	if rng.IntN(2) == 0 {
+		sim.head = (&flow{largest: []int{1, 300, 8_000}[rng.IntN(3)]}).body(1 + rng.IntN(6))
 	}
 	sim.addActors()
 	return sim
@@ -357,6 +364,17 @@ func (sim *simulation) recv(f *flow, recv func() ([]byte, error)) bool {
 	return true
 }
 
+// checkHead is for when a message is here, or the answer: then the head is, too.
+func (sim *simulation) checkHead() {
+	var want []byte
+	if sim.headSent {
+		want = sim.head
+	}
+	if got := sim.client.Head(); !bytes.Equal(got, want) {
+		sim.wrong = fmt.Errorf("the head has %d bytes %.20x, want %d bytes %.20x", len(got), got, len(want), want)
+	}
+}
+
 func (sim *simulation) addActors() {
 	add := func(name string, todo func() bool) *actor {
 		a := &actor{name: name, todo: todo, turn: make(chan struct{}, 1)}
@@ -381,11 +399,22 @@ func (sim *simulation) addActors() {
 		}
 		return false
 	})
-	add("client reads", func() bool { return sim.recv(&sim.downFlow, sim.client.Recv) })
+	add("client reads", func() bool {
+		more := sim.recv(&sim.downFlow, sim.client.Recv)
+		if more {
+			sim.checkHead()
+		}
+		return more
+	})
 	writer := add("listener writes", func() bool {
 		if !sim.accepted {
 			sim.accepted = true
 			sim.server.Accept()
+			return true
+		}
+		if sim.head != nil && !sim.headed {
+			sim.headed = true
+			sim.headSent = sim.server.SendHead(sim.head) == nil
 			return true
 		}
 		return sim.downFlow.send(sim.server.Send)
@@ -582,6 +611,9 @@ func (sim *simulation) verdict() error {
 		}
 	}
 	if errors.Is(sim.downFlow.recvErr, io.EOF) {
+		if sim.checkHead(); sim.wrong != nil {
+			return sim.wrong
+		}
 		answer := sim.client.Answer()
 		if !sim.answered || !bytes.Equal(answer.Body, sim.downFlow.body(77)) || answer.Header.Get("k") != "v" {
 			return fmt.Errorf("the client has another answer: %v", answer)

@@ -129,6 +129,9 @@ func TestViolations(t *testing.T) {
 	end := func(seq uint64, more bool, content ...byte) []byte {
 		return append(appendHead(nil, kindEnd, more, seq), content...)
 	}
+	head := func(seq uint64, more bool, n int) []byte {
+		return append(appendHead(nil, kindHead, more, seq), make([]byte, n)...)
+	}
 	terms := NewSet(cfg).terms
 	toServer := map[string]struct {
 		code   status.Code
@@ -146,6 +149,7 @@ func TestViolations(t *testing.T) {
 		"half-close again":         {status.Internal, [][]byte{half(1), half(2)}},
 		"accept by the client":     {status.Internal, [][]byte{appendAccept(nil, 1, terms)}},
 		"answer by the client":     {status.Internal, [][]byte{end(1, false, formBare)}},
+		"head by the client":       {status.Internal, [][]byte{head(1, false, 1)}},
 	}
 	for name, tc := range toServer {
 		t.Run("listener: "+name, func(t *testing.T) {
@@ -174,6 +178,11 @@ func TestViolations(t *testing.T) {
 		"refusal without code":  {status.Internal, [][]byte{end(2, false, formRefused)}},
 		"header beyond":         {status.Internal, [][]byte{end(2, false, formHeader, 1, 9, 'k')}},
 		"header of many":        {status.Internal, [][]byte{end(2, false, formHeader, 0xff, 0xff, 0x7f, 'k')}},
+		"head again":            {status.Internal, [][]byte{head(2, false, 1), head(3, false, 1)}},
+		"head after a message":  {status.Internal, [][]byte{data(2, true, 1), head(3, false, 1)}},
+		"message in a head":     {status.Internal, [][]byte{head(2, true, 1), data(3, false, 1)}},
+		"head in an answer":     {status.Internal, [][]byte{end(2, true, formBare, 'x'), head(3, false, 1)}},
+		"head too large":        {status.ResourceExhausted, [][]byte{head(2, true, 1000), head(3, false, 501)}},
 		"reserved header":       {status.Internal, [][]byte{end(2, false, append([]byte{formHeader, 1, 6}, "status\x013"...)...)}},
 		"answer too large": {status.ResourceExhausted, [][]byte{
 			end(2, true, make([]byte, 1500)...), end(3, false, make([]byte, 1000)...)}},
@@ -196,6 +205,7 @@ func TestViolations(t *testing.T) {
 	}{
 		"data":   {status.Internal, data(1, false, 1)},
 		"answer": {status.Internal, end(1, false, formBare)},
+		"head":   {status.Internal, head(1, false, 1)},
 		"gap":    {status.DataLoss, data(2, false, 1)},
 		"reset":  {status.Aborted, AppendReset(nil, status.Aborted, "why")},
 	}
@@ -209,6 +219,58 @@ func TestViolations(t *testing.T) {
 				t.Errorf("frames to nowhere: %x", up.sent)
 			}
 		})
+	}
+}
+
+// TestHead sends heads of all sizes, which come before the first message whatever the
+// credit.
+func TestHead(t *testing.T) {
+	cfg := Config{Heartbeat: -1, WindowMessages: 1, WindowBytes: 1024, MaxMessage: 5000}
+	for _, size := range []int{0, 1, 900, 1000, 5000} {
+		for _, messages := range []bool{true, false} {
+			c, s, _, down := open(t, cfg, 0)
+			want := bytes.Repeat([]byte("head!"), size/5+1)[:size]
+			if err := s.SendHead(want); err != nil {
+				t.Fatal(err)
+			}
+			if messages {
+				if err := s.Send([]byte("one")); err != nil {
+					t.Fatal(err)
+				}
+				if body, err := c.Recv(); string(body) != "one" || err != nil || !bytes.Equal(c.Head(), want) {
+					t.Errorf("got %q, %v, and a head of %d bytes", body, err, len(c.Head()))
+				}
+			}
+			if messages || size > 0 {
+				wantCode(t, "another head", s.SendHead([]byte("x")), status.Internal)
+			}
+			if err := s.Reply(transport.Message{Body: []byte("done")}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Recv(); !errors.Is(err, io.EOF) || !bytes.Equal(c.Head(), want) || string(c.Answer().Body) != "done" {
+				t.Errorf("end: %v, a head of %d bytes, answer %q", err, len(c.Head()), c.Answer().Body)
+			}
+			if err := down.end(t); err != nil {
+				t.Error(err)
+			}
+			wantCode(t, "a head after the end", s.SendHead([]byte("x")), status.Internal)
+			if (c.Head() == nil) != (size == 0) {
+				t.Errorf("a head of %d bytes is %v", size, c.Head())
+			}
+		}
+	}
+	_, s, _, _ := open(t, cfg, 0)
+	wantCode(t, "too large", s.SendHead(make([]byte, 5001)), status.ResourceExhausted)
+	if err := s.SendHead([]byte("smaller")); err != nil {
+		t.Errorf("after one that is too large: %v", err)
+	}
+	// A handler has run, then: the client must not take it for none.
+	c, s, _, _ := open(t, cfg, 0)
+	if err := errors.Join(s.SendHead([]byte("x")), s.Reject(status.Unavailable, "no")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Recv(); status.CodeOf(err) != status.Unavailable || errors.Is(err, transport.ErrNotStarted) {
+		t.Errorf("got %v, which is not started: %v", err, errors.Is(err, transport.ErrNotStarted))
 	}
 }
 

@@ -106,6 +106,8 @@ func (v vector) write(t *testing.T) []byte {
 		return appendAccept(nil, v.Seq, v.terms())
 	case "data":
 		return append(appendHead(nil, kindData, v.More, v.Seq), *v.Payload...)
+	case "head":
+		return append(appendHead(nil, kindHead, v.More, v.Seq), *v.Payload...)
 	case "half":
 		return appendHead(nil, kindHalf, false, v.Seq)
 	case "end":
@@ -136,7 +138,7 @@ func (v vector) write(t *testing.T) []byte {
 }
 
 func TestVectors(t *testing.T) {
-	kinds := map[string]byte{"accept": kindAccept, "data": kindData, "half": kindHalf, "end": kindEnd, "reset": kindReset, "credit": kindCredit, "pack": kindPack}
+	kinds := map[string]byte{"accept": kindAccept, "data": kindData, "half": kindHalf, "end": kindEnd, "reset": kindReset, "credit": kindCredit, "pack": kindPack, "head": kindHead}
 	for name, v := range loadVectors(t) {
 		t.Run(name, func(t *testing.T) {
 			b := loadFrame(t, name)

@@ -341,10 +341,14 @@ func (s *StreamCountClientStream) Messages() iter.Seq2[*echov1.CountResponse, er
 	}
 }
 
-// ResponseMetadata is what the handler sent beside its outcome; empty until the call
-// has ended.
+// ResponseMetadata is the leading metadata; empty until the first Recv has returned.
 func (s *StreamCountClientStream) ResponseMetadata() metadata.MD {
 	return s.s.ResponseMetadata()
+}
+
+// ResponseTrailer is the trailing metadata; empty until the call has ended.
+func (s *StreamCountClientStream) ResponseTrailer() metadata.MD {
+	return s.s.ResponseTrailer()
 }
 
 // Close gives the call up if it has not ended: the handler's context ends. Closing
@@ -391,10 +395,14 @@ func (s *StreamSumClientStream) CloseAndRecv() (*echov1.SumResponse, error) {
 	return res, nil
 }
 
-// ResponseMetadata is what the handler sent beside its outcome; empty until the call
-// has ended.
+// ResponseMetadata is the leading metadata; empty until CloseAndRecv has returned.
 func (s *StreamSumClientStream) ResponseMetadata() metadata.MD {
 	return s.s.ResponseMetadata()
+}
+
+// ResponseTrailer is the trailing metadata; empty until the call has ended.
+func (s *StreamSumClientStream) ResponseTrailer() metadata.MD {
+	return s.s.ResponseTrailer()
 }
 
 // Close gives the call up if it has not ended: the handler's context ends. Closing
@@ -479,10 +487,14 @@ func (s *StreamChatClientStream) Messages() iter.Seq2[*echov1.ChatResponse, erro
 	}
 }
 
-// ResponseMetadata is what the handler sent beside its outcome; empty until the call
-// has ended.
+// ResponseMetadata is the leading metadata; empty until the first Recv has returned.
 func (s *StreamChatClientStream) ResponseMetadata() metadata.MD {
 	return s.s.ResponseMetadata()
+}
+
+// ResponseTrailer is the trailing metadata; empty until the call has ended.
+func (s *StreamChatClientStream) ResponseTrailer() metadata.MD {
+	return s.s.ResponseTrailer()
 }
 
 // Close gives the call up if it has not ended: the handler's context ends. Closing

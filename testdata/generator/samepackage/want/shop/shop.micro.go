@@ -224,10 +224,14 @@ func (s *ShopFollowClientStream) Messages() iter.Seq2[*Order_Receipt, error] {
 	}
 }
 
-// ResponseMetadata is what the handler sent beside its outcome; empty until the call
-// has ended.
+// ResponseMetadata is the leading metadata; empty until the first Recv has returned.
 func (s *ShopFollowClientStream) ResponseMetadata() metadata.MD {
 	return s.s.ResponseMetadata()
+}
+
+// ResponseTrailer is the trailing metadata; empty until the call has ended.
+func (s *ShopFollowClientStream) ResponseTrailer() metadata.MD {
+	return s.s.ResponseTrailer()
 }
 
 // Close gives the call up if it has not ended: the handler's context ends. Closing
@@ -274,10 +278,14 @@ func (s *ShopFillClientStream) CloseAndRecv() (*Order, error) {
 	return res, nil
 }
 
-// ResponseMetadata is what the handler sent beside its outcome; empty until the call
-// has ended.
+// ResponseMetadata is the leading metadata; empty until CloseAndRecv has returned.
 func (s *ShopFillClientStream) ResponseMetadata() metadata.MD {
 	return s.s.ResponseMetadata()
+}
+
+// ResponseTrailer is the trailing metadata; empty until the call has ended.
+func (s *ShopFillClientStream) ResponseTrailer() metadata.MD {
+	return s.s.ResponseTrailer()
 }
 
 // Close gives the call up if it has not ended: the handler's context ends. Closing
@@ -362,10 +370,14 @@ func (s *ShopBargainClientStream) Messages() iter.Seq2[*stock.Item, error] {
 	}
 }
 
-// ResponseMetadata is what the handler sent beside its outcome; empty until the call
-// has ended.
+// ResponseMetadata is the leading metadata; empty until the first Recv has returned.
 func (s *ShopBargainClientStream) ResponseMetadata() metadata.MD {
 	return s.s.ResponseMetadata()
+}
+
+// ResponseTrailer is the trailing metadata; empty until the call has ended.
+func (s *ShopBargainClientStream) ResponseTrailer() metadata.MD {
+	return s.s.ResponseTrailer()
 }
 
 // Close gives the call up if it has not ended: the handler's context ends. Closing

@@ -158,10 +158,14 @@ func (s *OldWatchClientStream) Messages() iter.Seq2[*deprecatedv1.Message, error
 	}
 }
 
-// ResponseMetadata is what the handler sent beside its outcome; empty until the call
-// has ended.
+// ResponseMetadata is the leading metadata; empty until the first Recv has returned.
 func (s *OldWatchClientStream) ResponseMetadata() metadata.MD {
 	return s.s.ResponseMetadata()
+}
+
+// ResponseTrailer is the trailing metadata; empty until the call has ended.
+func (s *OldWatchClientStream) ResponseTrailer() metadata.MD {
+	return s.s.ResponseTrailer()
 }
 
 // Close gives the call up if it has not ended: the handler's context ends. Closing

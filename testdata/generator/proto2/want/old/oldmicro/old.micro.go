@@ -146,10 +146,14 @@ func (s *OldEachClientStream) Messages() iter.Seq2[*old.Request, error] {
 	}
 }
 
-// ResponseMetadata is what the handler sent beside its outcome; empty until the call
-// has ended.
+// ResponseMetadata is the leading metadata; empty until the first Recv has returned.
 func (s *OldEachClientStream) ResponseMetadata() metadata.MD {
 	return s.s.ResponseMetadata()
+}
+
+// ResponseTrailer is the trailing metadata; empty until the call has ended.
+func (s *OldEachClientStream) ResponseTrailer() metadata.MD {
+	return s.s.ResponseTrailer()
 }
 
 // Close gives the call up if it has not ended: the handler's context ends. Closing

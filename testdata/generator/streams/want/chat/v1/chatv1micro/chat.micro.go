@@ -271,10 +271,14 @@ func (s *ChatWatchClientStream) Messages() iter.Seq2[*chatv1.Line, error] {
 	}
 }
 
-// ResponseMetadata is what the handler sent beside its outcome; empty until the call
-// has ended.
+// ResponseMetadata is the leading metadata; empty until the first Recv has returned.
 func (s *ChatWatchClientStream) ResponseMetadata() metadata.MD {
 	return s.s.ResponseMetadata()
+}
+
+// ResponseTrailer is the trailing metadata; empty until the call has ended.
+func (s *ChatWatchClientStream) ResponseTrailer() metadata.MD {
+	return s.s.ResponseTrailer()
 }
 
 // Close gives the call up if it has not ended: the handler's context ends. Closing
@@ -321,10 +325,14 @@ func (s *ChatUploadClientStream) CloseAndRecv() (*chatv1.Room, error) {
 	return res, nil
 }
 
-// ResponseMetadata is what the handler sent beside its outcome; empty until the call
-// has ended.
+// ResponseMetadata is the leading metadata; empty until CloseAndRecv has returned.
 func (s *ChatUploadClientStream) ResponseMetadata() metadata.MD {
 	return s.s.ResponseMetadata()
+}
+
+// ResponseTrailer is the trailing metadata; empty until the call has ended.
+func (s *ChatUploadClientStream) ResponseTrailer() metadata.MD {
+	return s.s.ResponseTrailer()
 }
 
 // Close gives the call up if it has not ended: the handler's context ends. Closing
@@ -409,10 +417,14 @@ func (s *ChatTalkClientStream) Messages() iter.Seq2[*chatv1.Line, error] {
 	}
 }
 
-// ResponseMetadata is what the handler sent beside its outcome; empty until the call
-// has ended.
+// ResponseMetadata is the leading metadata; empty until the first Recv has returned.
 func (s *ChatTalkClientStream) ResponseMetadata() metadata.MD {
 	return s.s.ResponseMetadata()
+}
+
+// ResponseTrailer is the trailing metadata; empty until the call has ended.
+func (s *ChatTalkClientStream) ResponseTrailer() metadata.MD {
+	return s.s.ResponseTrailer()
 }
 
 // Close gives the call up if it has not ended: the handler's context ends. Closing
@@ -494,10 +506,14 @@ func (s *ChatTailClientStream) Messages() iter.Seq2[*emptypb.Empty, error] {
 	}
 }
 
-// ResponseMetadata is what the handler sent beside its outcome; empty until the call
-// has ended.
+// ResponseMetadata is the leading metadata; empty until the first Recv has returned.
 func (s *ChatTailClientStream) ResponseMetadata() metadata.MD {
 	return s.s.ResponseMetadata()
+}
+
+// ResponseTrailer is the trailing metadata; empty until the call has ended.
+func (s *ChatTailClientStream) ResponseTrailer() metadata.MD {
+	return s.s.ResponseTrailer()
 }
 
 // Close gives the call up if it has not ended: the handler's context ends. Closing
@@ -548,10 +564,14 @@ func (s *ChatDropClientStream) CloseAndRecv() (*emptypb.Empty, error) {
 	return res, nil
 }
 
-// ResponseMetadata is what the handler sent beside its outcome; empty until the call
-// has ended.
+// ResponseMetadata is the leading metadata; empty until CloseAndRecv has returned.
 func (s *ChatDropClientStream) ResponseMetadata() metadata.MD {
 	return s.s.ResponseMetadata()
+}
+
+// ResponseTrailer is the trailing metadata; empty until the call has ended.
+func (s *ChatDropClientStream) ResponseTrailer() metadata.MD {
+	return s.s.ResponseTrailer()
 }
 
 // Close gives the call up if it has not ended: the handler's context ends. Closing
@@ -710,10 +730,14 @@ func (s *BothTalkClientStream) Messages() iter.Seq2[*chatv1.Room_Filter, error] 
 	}
 }
 
-// ResponseMetadata is what the handler sent beside its outcome; empty until the call
-// has ended.
+// ResponseMetadata is the leading metadata; empty until the first Recv has returned.
 func (s *BothTalkClientStream) ResponseMetadata() metadata.MD {
 	return s.s.ResponseMetadata()
+}
+
+// ResponseTrailer is the trailing metadata; empty until the call has ended.
+func (s *BothTalkClientStream) ResponseTrailer() metadata.MD {
+	return s.s.ResponseTrailer()
 }
 
 // Close gives the call up if it has not ended: the handler's context ends. Closing
