@@ -148,9 +148,10 @@ func (c *Client) Call(ctx context.Context, spec *rpc.Spec, req, res proto.Messag
 		}
 	}
 	if timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
+		call.began = time.Now()
+		call.ctx.Init(ctx, call.began.Add(timeout))
+		ctx = &call.ctx
+		defer call.ctx.Cancel(nil)
 	}
 	err := c.invoke(ctx, call)
 	call.giveMetadata()

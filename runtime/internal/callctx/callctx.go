@@ -12,8 +12,9 @@ import (
 // by Cancel. It is made by Init and belongs in the struct of its call. It may
 // outlive the call, so that struct is not used again.
 type Context struct {
-	parent   context.Context
-	deadline time.Time
+	parent     context.Context
+	deadline   time.Time
+	key, value any // of its own; key is nil for none
 
 	mu     sync.Mutex
 	ended  bool // by Cancel
@@ -24,10 +25,21 @@ type Context struct {
 
 var _ context.Context = (*Context)(nil)
 
+// IncomingKey is the key of a handler's metadata in its context. Package metadata finds
+// it by this key, and package server makes it a call's own value.
+type IncomingKey struct{}
+
 // Init sets the parent and the deadline, zero for none of its own. It comes before
 // everything else.
 func (c *Context) Init(parent context.Context, deadline time.Time) {
 	c.parent, c.deadline = parent, deadline
+}
+
+// InitValue is Init for a context that also has a value of its own, without a context
+// for that: key is not nil.
+func (c *Context) InitValue(parent context.Context, deadline time.Time, key, value any) {
+	c.Init(parent, deadline)
+	c.key, c.value = key, value
 }
 
 // Cancel ends c, if it has not ended, with [context.Canceled] and a cause, nil for
@@ -83,6 +95,19 @@ func (c *Context) made() context.Context {
 	return c.inner
 }
 
+// Bounds are what ends c, for one who can wait for that at less expense than Done has:
+// its parent's end, nil for never, and its own deadline, zero for none. lazy is false
+// where c has to be asked itself, since somebody has asked for Done or Cancel was called.
+// A Cancel that comes later does not show: it is for the goroutine that will call it.
+func (c *Context) Bounds() (parent <-chan struct{}, deadline time.Time, lazy bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.inner != nil || c.ended {
+		return nil, time.Time{}, false
+	}
+	return c.parent.Done(), c.deadline, true
+}
+
 // Err implements [context.Context].
 func (c *Context) Err() error {
 	c.mu.Lock()
@@ -103,6 +128,9 @@ func (c *Context) Err() error {
 // has made, so that contexts derived from c are tied to it as to one of its own, and
 // [context.Cause] finds the cause.
 func (c *Context) Value(key any) any {
+	if c.key != nil && key == c.key {
+		return c.value
+	}
 	c.mu.Lock()
 	if c.ended {
 		c.made()
