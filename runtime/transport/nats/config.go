@@ -133,6 +133,7 @@ func (cfg Config) streams() stream.Config {
 // token.
 const (
 	wordRequest = "r"
+	wordBatch   = "b"
 	wordCancel  = "c"
 	wordCheck   = "h" // "have you"
 	wordStream  = "s"

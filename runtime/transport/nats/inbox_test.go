@@ -31,7 +31,7 @@ func unconnected(t *testing.T, opts ...natsgo.Option) *natsgo.Conn {
 }
 
 func TestInbox(t *testing.T) {
-	in, err := newInbox(unconnected(t))
+	in, err := newInbox(unconnected(t), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,8 +41,8 @@ func TestInbox(t *testing.T) {
 	for caller := range callers {
 		wg.Go(func() {
 			for i := range each {
-				token, w := in.add("")
-				m := &natsgo.Msg{Subject: in.subject(token)}
+				token, w := in.add("", false, time.Time{})
+				m := &natsgo.Msg{Subject: in.subject(token, false)}
 				switch (caller + i) % 4 {
 				case 0: // a reply, and a second one
 					in.receive(m)
@@ -75,7 +75,7 @@ func TestInbox(t *testing.T) {
 	}
 	// Nothing is left in a waiter either.
 	for range callers {
-		_, w := in.add("")
+		_, w := in.add("", false, time.Time{})
 		if len(w.done) != 0 {
 			t.Error("a waiter has an old outcome")
 		}
@@ -90,12 +90,12 @@ func TestInbox(t *testing.T) {
 }
 
 func TestInboxPrefix(t *testing.T) {
-	in, err := newInbox(unconnected(t, natsgo.CustomInboxPrefix("my.inbox")))
+	in, err := newInbox(unconnected(t, natsgo.CustomInboxPrefix("my.inbox")), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.HasPrefix(in.subject(35), "my.inbox.") || !strings.HasSuffix(in.subject(35), ".z") {
-		t.Errorf("got %q", in.subject(35))
+	if !strings.HasPrefix(in.subject(35, false), "my.inbox.") || !strings.HasSuffix(in.subject(35, false), ".z") {
+		t.Errorf("got %q", in.subject(35, false))
 	}
 	in.close()
 }
