@@ -59,7 +59,6 @@ type Call struct {
 	firstAttempt [1]Attempt // most calls need no more
 
 	ctx    callctx.Context    // of a unary call that has a bound of its own
-	began  time.Time          // such a call
 	cancel context.CancelFunc // ends a stream's context
 }
 

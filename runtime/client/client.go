@@ -148,8 +148,7 @@ func (c *Client) Call(ctx context.Context, spec *rpc.Spec, req, res proto.Messag
 		}
 	}
 	if timeout > 0 {
-		call.began = time.Now()
-		call.ctx.Init(ctx, call.began.Add(timeout))
+		call.ctx.Init(ctx, time.Now().Add(timeout)) // costs no timer: the transport waits for it
 		ctx = &call.ctx
 		defer call.ctx.Cancel(nil)
 	}

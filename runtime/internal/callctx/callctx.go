@@ -95,17 +95,36 @@ func (c *Context) made() context.Context {
 	return c.inner
 }
 
-// Bounds are what ends c, for one who can wait for that at less expense than Done has:
-// its parent's end, nil for never, and its own deadline, zero for none. lazy is false
-// where c has to be asked itself, since somebody has asked for Done or Cancel was called.
-// A Cancel that comes later does not show: it is for the goroutine that will call it.
-func (c *Context) Bounds() (parent <-chan struct{}, deadline time.Time, lazy bool) {
+// Bounds are what ends ctx, for the goroutine that would cancel it and can wait for a time
+// at less expense than a Context's Done has: a channel, nil for none, and a time, zero
+// for none. lazy is whether the time has to be waited for; otherwise the channel is
+// ctx's own.
+func Bounds(ctx context.Context) (ended <-chan struct{}, deadline time.Time, lazy bool) {
+	c, ok := ctx.(*Context)
+	if !ok {
+		return ctx.Done(), time.Time{}, false
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.inner != nil || c.ended {
-		return nil, time.Time{}, false
+		return c.made().Done(), time.Time{}, false
 	}
 	return c.parent.Done(), c.deadline, true
+}
+
+// GivenUp is ctx.Err without a look at the clock: it may be nil though ctx's deadline has
+// just passed. It is for one who is about to wait for the deadline anyway.
+func GivenUp(ctx context.Context) error {
+	c, ok := ctx.(*Context)
+	if !ok {
+		return ctx.Err()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.inner != nil || c.ended {
+		return c.made().Err()
+	}
+	return c.parent.Err()
 }
 
 // Err implements [context.Context].

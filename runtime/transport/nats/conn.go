@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"sync/atomic"
-	"time"
 	"unsafe"
 
 	natsgo "github.com/nats-io/nats.go"
@@ -41,7 +40,7 @@ func (c *conn) ready(ctx context.Context) error {
 	if c.closed.Load() {
 		return errConnClosed
 	}
-	if err := ctx.Err(); err != nil {
+	if err := callctx.GivenUp(ctx); err != nil {
 		return status.Remote(status.CodeOf(err),
 			"the call ended before the request was sent", nil).WithCause(transport.ErrNotStarted)
 	}
@@ -64,7 +63,7 @@ func (c *conn) call(ctx context.Context, req transport.Message) (transport.Messa
 	if err := tooLarge("request", req, t.cfg.MaxMessage); err != nil {
 		return transport.Message{}, err.WithCause(transport.ErrNotStarted)
 	}
-	ended, deadline := bounds(ctx)
+	ended, deadline, _ := callctx.Bounds(ctx) // the inbox keeps to the deadline
 	in := t.inbox
 	batched := len(req.Header) == 0 && t.outbox.takes(req.Body)
 	for {
@@ -103,18 +102,6 @@ func (c *conn) call(ctx context.Context, req transport.Message) (transport.Messa
 		}
 		return transport.Message{}, status.Remote(status.CodeOf(ctx.Err()), "no reply from "+string(c.addr), nil)
 	}
-}
-
-// bounds are what ends a call: a channel that is closed, nil for none, and a time to
-// which the inbox keeps, zero for none. The client's own context is not asked for a
-// channel, which would cost it a timer.
-func bounds(ctx context.Context) (ended <-chan struct{}, deadline time.Time) {
-	if c, ok := ctx.(*callctx.Context); ok {
-		if ended, deadline, ok := c.Bounds(); ok {
-			return ended, deadline
-		}
-	}
-	return ctx.Done(), time.Time{}
 }
 
 // publish publishes a request by itself.
