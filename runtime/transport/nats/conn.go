@@ -108,7 +108,8 @@ func (c *conn) call(ctx context.Context, req transport.Message) (transport.Messa
 func (c *conn) publish(token uint64, w *waiter, req transport.Message) error {
 	w.reply = c.transport.inbox.appendSubject(w.reply[:0], token, false)
 	// nats.go copies it, and w is this call's until its outcome is taken.
-	return publish(c.transport.nc, c.requests, unsafe.String(&w.reply[0], len(w.reply)), req)
+	reply := unsafe.String(&w.reply[0], len(w.reply)) // #nosec G103 -- it does not change while it is read
+	return publish(c.transport.nc, c.requests, reply, req)
 }
 
 // wait waits for a call's outcome. It is not ok when the call is given up instead.

@@ -89,6 +89,48 @@ func TestInbox(t *testing.T) {
 	in.close()
 }
 
+// TestInboxDeadlines has calls of one shard expire, each in its time, with one timer.
+func TestInboxDeadlines(t *testing.T) {
+	in, err := newInbox(unconnected(t), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.close()
+	const calls = 4 * inboxShards
+	began := time.Now()
+	waiters := make([]*waiter, calls)
+	deadlines := make([]time.Time, calls)
+	for i := range calls {
+		switch i % 4 {
+		case 0: // none
+		case 1:
+			deadlines[i] = began.Add(time.Hour)
+		default: // the earlier ones are added last
+			deadlines[i] = began.Add(time.Duration(calls-i) * time.Millisecond)
+		}
+		_, waiters[i] = in.add("", false, deadlines[i])
+	}
+	for i, w := range waiters {
+		if i%4 < 2 {
+			continue
+		}
+		select {
+		case o := <-w.done:
+			if !errors.Is(o.err, errExpired) {
+				t.Errorf("got %v", o.err)
+			}
+			if early := time.Until(deadlines[i]); early > 0 {
+				t.Errorf("%v before its deadline", early)
+			}
+		case <-time.After(30 * time.Second):
+			t.Fatal("a call has not expired")
+		}
+	}
+	if n := in.len(); n != calls/2 {
+		t.Errorf("%d calls are left of %d", n, calls/2)
+	}
+}
+
 func TestInboxPrefix(t *testing.T) {
 	in, err := newInbox(unconnected(t, natsgo.CustomInboxPrefix("my.inbox")), slog.New(slog.DiscardHandler))
 	if err != nil {
