@@ -148,9 +148,9 @@ func (c *Client) Call(ctx context.Context, spec *rpc.Spec, req, res proto.Messag
 		}
 	}
 	if timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
+		call.ctx.Init(ctx, time.Now().Add(timeout)) // costs no timer: the transport waits for it
+		ctx = &call.ctx
+		defer call.ctx.Cancel(nil)
 	}
 	err := c.invoke(ctx, call)
 	call.giveMetadata()

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/protomicro/micro/runtime/codec"
+	"github.com/protomicro/micro/runtime/internal/callctx"
 	"github.com/protomicro/micro/runtime/metadata"
 	"github.com/protomicro/micro/runtime/rpc"
 	"github.com/protomicro/micro/runtime/status"
@@ -52,7 +53,7 @@ func (c *Client) encode(ctx context.Context, call *Call, f *frame, i int) (trans
 			return transport.Message{}, notStarted(status.DeadlineExceeded, "the deadline passed before the request was sent")
 		}
 	}
-	if err := ctx.Err(); err != nil {
+	if err := callctx.GivenUp(ctx); err != nil {
 		return transport.Message{}, notStarted(status.CodeOf(err), "the call was given up before the request was sent")
 	}
 	if i > 0 {

@@ -3,12 +3,14 @@ package metadata
 import (
 	"context"
 	"sync"
+
+	"github.com/protomicro/micro/runtime/internal/callctx"
 )
 
 // One key for each direction and side, so that none is found by another's reader.
 type (
 	outgoingKey struct{}
-	incomingKey struct{}
+	incomingKey = callctx.IncomingKey
 )
 
 // Append is a context whose calls also send these pairs, beside those that ctx

@@ -188,13 +188,13 @@ func (c *streamCall) Send(msg proto.Message) error {
 	if err := c.check(msg); err != nil {
 		return err
 	}
-	buf := buffers.Get().(*[]byte)
-	defer putBuffer(buf)
-	out, err := c.codec.AppendMessage((*buf)[:0], msg)
+	buf := buffers.Get().(*buffer)
+	defer buf.free()
+	out, err := c.codec.AppendMessage(buf.frame[:0], msg)
 	if err != nil {
 		return notEncoded(c.method.spec.Procedure, err)
 	}
-	*buf = out
+	buf.frame = out
 	c.begin.Do(func() { c.beginErr = c.sendHead() })
 	if c.beginErr != nil {
 		return c.beginErr

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/protomicro/micro/runtime/codec"
+	"github.com/protomicro/micro/runtime/internal/callctx"
 	"github.com/protomicro/micro/runtime/metadata"
 	"github.com/protomicro/micro/runtime/rpc"
 	"github.com/protomicro/micro/runtime/status"
@@ -85,7 +86,7 @@ func (d *dispatcher) serve(ctx context.Context, req *transport.Request, r *reque
 	case d.timeout > 0 && kind == rpc.Unary:
 		deadline = now.Add(d.timeout)
 	}
-	r.ctx.Init(metadata.WithExchange(ctx, &r.exchange), deadline)
+	r.ctx.InitValue(ctx, deadline, callctx.IncomingKey{}, &r.exchange) // metadata.WithExchange, without a context of its own
 	defer r.ctx.Cancel(nil)
 	ctx = &r.ctx
 
@@ -218,19 +219,24 @@ func (d *dispatcher) run(ctx context.Context, m *method, call Call) (err error) 
 	return m.serve(ctx, call)
 }
 
-// buffers hold encoded responses until the transport has taken them.
-var buffers = sync.Pool{New: func() any { return new([]byte) }}
+// A buffer holds a response while it is encoded and until the transport has taken it.
+// Buffers are used again and again.
+type buffer struct {
+	frame    []byte
+	response codec.Response
+}
 
-// responses are for the time of their encoding.
-var responses = sync.Pool{New: func() any { return new(codec.Response) }}
+var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
 // keepBuffer bounds the buffers that stay in the pool, so that a few large
 // responses do not pin memory.
 const keepBuffer = 64 << 10
 
-func putBuffer(buf *[]byte) {
-	if cap(*buf) <= keepBuffer {
-		buffers.Put(buf)
+// free gives the buffer back. It must not keep what it refers to alive.
+func (b *buffer) free() {
+	b.response = codec.Response{}
+	if cap(b.frame) <= keepBuffer {
+		buffers.Put(b)
 	}
 }
 
@@ -244,13 +250,9 @@ func (d *dispatcher) reply(call *request, reply transport.Replier, outcome *stat
 		}
 		return
 	}
-	buf := buffers.Get().(*[]byte)
-	defer putBuffer(buf)
-	res := responses.Get().(*codec.Response)
-	defer func() {
-		*res = codec.Response{}
-		responses.Put(res)
-	}()
+	buf := buffers.Get().(*buffer)
+	defer buf.free()
+	res := &buf.response
 	*res = codec.Response{Tag: call.req.Tag, Err: outcome, Metadata: call.exchange.Response, Trailer: call.exchange.Trailer}
 	if call.method != nil && call.method.spec.Kind&rpc.ServerStream != 0 {
 		res.Metadata = call.exchange.TakeResponse() // if it has not gone before a message
@@ -265,7 +267,7 @@ func (d *dispatcher) reply(call *request, reply transport.Replier, outcome *stat
 	if res.Err == nil {
 		answer = call.answer
 	}
-	err := d.send(call, reply, buf, res, answer)
+	err := d.send(call, reply, buf, answer)
 	if err == nil {
 		return
 	}
@@ -278,7 +280,7 @@ func (d *dispatcher) reply(call *request, reply transport.Replier, outcome *stat
 		call.method.figures.fail(status.New(code, message)) // it was counted as a success
 	}
 	*res = codec.Response{Tag: call.req.Tag, Err: status.New(code, message)}
-	if err := d.send(call, reply, buf, res, nil); err != nil {
+	if err := d.send(call, reply, buf, nil); err != nil {
 		d.unsent(call, err)
 	}
 }
@@ -291,15 +293,15 @@ func (d *dispatcher) unsent(call *request, err error) {
 	d.logger.Log(context.Background(), level, "response not sent", "procedure", call.req.Procedure, "error", err)
 }
 
-func (d *dispatcher) send(call *request, reply transport.Replier, buf *[]byte, res *codec.Response, answer proto.Message) error {
-	out, err := call.codec.AppendResponse((*buf)[:0], res, answer)
+func (d *dispatcher) send(call *request, reply transport.Replier, buf *buffer, answer proto.Message) error {
+	out, err := call.codec.AppendResponse(buf.frame[:0], &buf.response, answer)
 	if err != nil {
 		if _, ok := errors.AsType[*status.Error](err); !ok {
 			d.logger.Warn("response not encoded", "procedure", call.req.Procedure, "error", err)
 		}
 		return notEncoded(call.req.Procedure, err)
 	}
-	*buf = out
+	buf.frame = out
 	m := transport.Message{Body: out}
 	if ct := call.codec.ContentType(); ct != codec.Detect(out) {
 		m.Header = transport.Header{transport.HeaderContentType: {ct}}

@@ -12,8 +12,9 @@ import (
 // by Cancel. It is made by Init and belongs in the struct of its call. It may
 // outlive the call, so that struct is not used again.
 type Context struct {
-	parent   context.Context
-	deadline time.Time
+	parent     context.Context
+	deadline   time.Time
+	key, value any // of its own; key is nil for none
 
 	mu     sync.Mutex
 	ended  bool // by Cancel
@@ -24,10 +25,21 @@ type Context struct {
 
 var _ context.Context = (*Context)(nil)
 
+// IncomingKey is the key of a handler's metadata in its context. Package metadata finds
+// it by this key, and package server makes it a call's own value.
+type IncomingKey struct{}
+
 // Init sets the parent and the deadline, zero for none of its own. It comes before
 // everything else.
 func (c *Context) Init(parent context.Context, deadline time.Time) {
 	c.parent, c.deadline = parent, deadline
+}
+
+// InitValue is Init for a context that also has a value of its own, without a context
+// for that: key is not nil.
+func (c *Context) InitValue(parent context.Context, deadline time.Time, key, value any) {
+	c.Init(parent, deadline)
+	c.key, c.value = key, value
 }
 
 // Cancel ends c, if it has not ended, with [context.Canceled] and a cause, nil for
@@ -83,6 +95,38 @@ func (c *Context) made() context.Context {
 	return c.inner
 }
 
+// Bounds are what ends ctx, for the goroutine that would cancel it and can wait for a time
+// at less expense than a Context's Done has: a channel, nil for none, and a time, zero
+// for none. lazy is whether the time has to be waited for; otherwise the channel is
+// ctx's own.
+func Bounds(ctx context.Context) (ended <-chan struct{}, deadline time.Time, lazy bool) {
+	c, ok := ctx.(*Context)
+	if !ok {
+		return ctx.Done(), time.Time{}, false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.inner != nil || c.ended {
+		return c.made().Done(), time.Time{}, false
+	}
+	return c.parent.Done(), c.deadline, true
+}
+
+// GivenUp is ctx.Err without a look at the clock: it may be nil though ctx's deadline has
+// just passed. It is for one who is about to wait for the deadline anyway.
+func GivenUp(ctx context.Context) error {
+	c, ok := ctx.(*Context)
+	if !ok {
+		return ctx.Err()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.inner != nil || c.ended {
+		return c.made().Err()
+	}
+	return c.parent.Err()
+}
+
 // Err implements [context.Context].
 func (c *Context) Err() error {
 	c.mu.Lock()
@@ -103,6 +147,9 @@ func (c *Context) Err() error {
 // has made, so that contexts derived from c are tied to it as to one of its own, and
 // [context.Cause] finds the cause.
 func (c *Context) Value(key any) any {
+	if c.key != nil && key == c.key {
+		return c.value
+	}
 	c.mu.Lock()
 	if c.ended {
 		c.made()

@@ -135,3 +135,61 @@ func TestCostsNothingUnused(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+func TestOwnValue(t *testing.T) {
+	parent := context.WithValue(t.Context(), key{}, "parent's")
+	var c Context
+	c.InitValue(parent, time.Time{}, IncomingKey{}, "own")
+	child, stop := context.WithCancel(&c)
+	defer stop()
+	for _, ctx := range []context.Context{&c, child} {
+		if ctx.Value(IncomingKey{}) != "own" || ctx.Value(key{}) != "parent's" {
+			t.Errorf("%v, %v", ctx.Value(IncomingKey{}), ctx.Value(key{}))
+		}
+	}
+	c.Cancel(nil)
+	if child.Err() == nil || child.Value(IncomingKey{}) != "own" {
+		t.Errorf("after its end: %v, %v", child.Err(), child.Value(IncomingKey{}))
+	}
+}
+
+// What Bounds says is what Done would do, and costs no channel.
+func TestBounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		parent, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		deadline := time.Now().Add(time.Minute)
+		var c Context
+		c.Init(parent, deadline)
+		ended, at, lazy := Bounds(&c)
+		if ended != parent.Done() || !at.Equal(deadline) || !lazy || GivenUp(&c) != nil {
+			t.Errorf("%v, %v, %v, %v", ended, at, lazy, GivenUp(&c))
+		}
+		if c.inner != nil {
+			t.Error("a context was made")
+		}
+		time.Sleep(time.Minute)
+		if err := GivenUp(&c); err != nil {
+			t.Errorf("it looked at the clock: %v", err)
+		}
+		if err := c.Err(); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("at the deadline: %v", err)
+		}
+		for _, ctx := range []context.Context{&c, parent} { // what has been asked for its end, and another context
+			if ended, at, lazy = Bounds(ctx); ended != ctx.Done() || !at.IsZero() || lazy || !errors.Is(GivenUp(ctx), ctx.Err()) {
+				t.Errorf("%v, %v, %v, %v", ended, at, lazy, GivenUp(ctx))
+			}
+			cancel()
+		}
+		var d Context
+		d.Init(parent, time.Time{})
+		if err := GivenUp(&d); !errors.Is(err, context.Canceled) {
+			t.Errorf("its parent has ended: %v", err)
+		}
+		d.Cancel(nil)
+		if ended, _, lazy = Bounds(&d); lazy {
+			t.Error("a cancelled context is one to wait for")
+		}
+		<-ended
+	})
+}

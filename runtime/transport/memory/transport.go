@@ -13,7 +13,9 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
+	"github.com/protomicro/micro/runtime/internal/callctx"
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
 	"github.com/protomicro/micro/runtime/transport/internal/serving"
@@ -257,7 +259,7 @@ func (c *conn) begin(ctx context.Context, req transport.Message) (*listener, tra
 		return nil, transport.Message{}, status.Remote(status.Unavailable,
 			"the connection to "+string(c.addr)+" is closed", nil).WithCause(errConnClosed)
 	}
-	if err := ctx.Err(); err != nil {
+	if err := callctx.GivenUp(ctx); err != nil {
 		return nil, transport.Message{}, status.Remote(status.CodeOf(err),
 			"the call ended before the request was sent", nil).WithCause(transport.ErrNotStarted)
 	}
@@ -281,21 +283,45 @@ func (c *conn) Call(ctx context.Context, req transport.Message) (transport.Messa
 
 	w := c.transport.waiters.Get().(*waiter)
 	p := place{w, c.transport.lastID.Add(1)}
-	l.calls.Deliver(p, m)
-	select {
-	case a := <-w.answer:
+	now := time.Now()
+	l.calls.DeliverAt(p, m, now)
+	if a, ok := w.wait(ctx, now); ok {
 		c.transport.waiters.Put(w)
 		return a.message, a.err
-	case <-ctx.Done():
-		// w is the listener's now: an answer may still come.
-		l.calls.Cancel(p)
-		return transport.Message{}, status.Remote(status.CodeOf(ctx.Err()), "no reply from "+string(c.addr), nil)
 	}
+	// w is the listener's now: an answer may still come.
+	l.calls.Cancel(p)
+	return transport.Message{}, status.Remote(status.CodeOf(ctx.Err()), "no reply from "+string(c.addr), nil)
 }
 
 // A waiter is what a caller waits on. It serves one call after another.
 type waiter struct {
 	answer chan answer // has room for the one answer
+	timer  *time.Timer // nil before the first call that needs one
+}
+
+// wait waits for the answer, and is not ok when ctx ends before. The client's own
+// context is not asked for a channel, which would cost it a timer each time.
+func (w *waiter) wait(ctx context.Context, now time.Time) (a answer, ok bool) {
+	var expired <-chan time.Time
+	ended, deadline, lazy := callctx.Bounds(ctx)
+	if lazy && !deadline.IsZero() {
+		left := deadline.Sub(now)
+		if w.timer == nil {
+			w.timer = time.NewTimer(left)
+		} else {
+			w.timer.Reset(left)
+		}
+		defer w.timer.Stop()
+		expired = w.timer.C
+	}
+	select {
+	case a = <-w.answer:
+		return a, true
+	case <-ended:
+	case <-expired:
+	}
+	return a, false
 }
 
 type answer struct {

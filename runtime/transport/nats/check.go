@@ -73,7 +73,7 @@ func (in *inbox) due() []check {
 				continue
 			}
 			w.unanswered++
-			cs = append(cs, check{w.checks, in.prefix + checkMark + strconv.FormatUint(token, tokenBase), in.subject(token)})
+			cs = append(cs, check{w.checks, in.prefix + checkMark + strconv.FormatUint(token, tokenBase), in.subject(token, w.batched)})
 		}
 		s.mu.Unlock()
 	}
@@ -129,7 +129,10 @@ func (l *listener) receiveCheck(m *natsgo.Msg) {
 		return
 	}
 	var err error
-	if about := string(m.Data); validReply(about) && l.calls.Has(place{reply: about}) {
+	about := string(m.Data)
+	has := validReply(about) && l.calls.Has(placeOf(about))
+	l.transport.replies.flush() // if it has not got the call, its answer goes ahead
+	if has {
 		err = publish(l.transport.nc, m.Reply, "", transport.Message{})
 	} else {
 		err = publishRefusal(l.transport.nc, m.Reply, serving.Refusal{Code: status.NotFound, Started: true})

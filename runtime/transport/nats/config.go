@@ -138,6 +138,7 @@ const packSize = 16 << 10
 // token.
 const (
 	wordRequest = "r"
+	wordBatch   = "b"
 	wordCancel  = "c"
 	wordCheck   = "h" // "have you"
 	wordStream  = "s"

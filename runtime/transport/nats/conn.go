@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"sync/atomic"
+	"unsafe"
 
 	natsgo "github.com/nats-io/nats.go"
 
+	"github.com/protomicro/micro/runtime/internal/callctx"
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
 )
@@ -17,7 +19,8 @@ type conn struct {
 	addr      transport.Address
 	requests  string
 	cancels   string
-	checks    string // empty where it is not one instance
+	checks    string // this and batches are empty where it is not one instance
+	batches   string
 	closed    atomic.Bool
 }
 
@@ -37,7 +40,7 @@ func (c *conn) ready(ctx context.Context) error {
 	if c.closed.Load() {
 		return errConnClosed
 	}
-	if err := ctx.Err(); err != nil {
+	if err := callctx.GivenUp(ctx); err != nil {
 		return status.Remote(status.CodeOf(err),
 			"the call ended before the request was sent", nil).WithCause(transport.ErrNotStarted)
 	}
@@ -45,53 +48,95 @@ func (c *conn) ready(ctx context.Context) error {
 }
 
 func (c *conn) Call(ctx context.Context, req transport.Message) (transport.Message, error) {
+	o := &c.transport.outbox
+	o.underWay.Add(1)
+	m, err := c.call(ctx, req)
+	o.underWay.Add(-1)
+	return m, err
+}
+
+func (c *conn) call(ctx context.Context, req transport.Message) (transport.Message, error) {
 	if err := c.ready(ctx); err != nil {
 		return transport.Message{}, err
 	}
-	if err := tooLarge("request", req, c.transport.cfg.MaxMessage); err != nil {
+	t := c.transport
+	if err := tooLarge("request", req, t.cfg.MaxMessage); err != nil {
 		return transport.Message{}, err.WithCause(transport.ErrNotStarted)
 	}
-	in := c.transport.inbox
-	token, w := in.add(c.checks)
-	for !c.transport.connected.Load() { // after add: see watch
-		in.giveUp(token, w)
-		if err := c.transport.reconnected(ctx); err != nil {
-			return transport.Message{}, err
+	ended, deadline, _ := callctx.Bounds(ctx) // the inbox keeps to the deadline
+	in := t.inbox
+	batched := len(req.Header) == 0 && t.outbox.takes(req.Body)
+	for {
+		token, w := in.add(c.checks, batched, deadline)
+		if !t.connected.Load() { // after add: see watch
+			in.giveUp(token, w)
+			if err := t.reconnected(ctx); err != nil {
+				return transport.Message{}, err
+			}
+			continue
 		}
-		token, w = in.add(c.checks)
+		if batched {
+			t.outbox.publish(c, token, w, req.Body)
+		} else if err := c.publish(token, w, req); err != nil {
+			in.giveUp(token, w)
+			if errors.Is(err, natsgo.ErrMaxPayload) {
+				return c.callInParts(ctx, req)
+			}
+			e, sent := sendError(t.nc, "request", req, err)
+			if !sent {
+				e = e.WithCause(transport.ErrNotStarted)
+			}
+			return transport.Message{}, e
+		}
+		o, ok := c.wait(ended, token, w)
+		if ok && errors.Is(o.err, errUnsent) {
+			batched = false // whatever is wrong, it is seen now
+			continue
+		}
+		if ok && !errors.Is(o.err, errExpired) {
+			return c.finish(ctx, o)
+		}
+		if t.connected.Load() {
+			// An error means that the connection is lost: the note has no way to go.
+			_ = t.nc.Publish(c.cancels, []byte(in.subject(token, batched)))
+		}
+		return transport.Message{}, status.Remote(status.CodeOf(ctx.Err()), "no reply from "+string(c.addr), nil)
 	}
-	reply := in.subject(token)
-	if err := publish(c.transport.nc, c.requests, reply, req); err != nil {
-		in.giveUp(token, w)
-		if errors.Is(err, natsgo.ErrMaxPayload) {
-			return c.callInParts(ctx, req)
-		}
-		e, sent := sendError(c.transport.nc, "request", req, err)
-		if !sent {
-			e = e.WithCause(transport.ErrNotStarted)
-		}
-		return transport.Message{}, e
+}
+
+// publish publishes a request by itself.
+func (c *conn) publish(token uint64, w *waiter, req transport.Message) error {
+	w.reply = c.transport.inbox.appendSubject(w.reply[:0], token, false)
+	// nats.go copies it, and w is this call's until its outcome is taken.
+	reply := unsafe.String(&w.reply[0], len(w.reply)) // #nosec G103 -- it does not change while it is read
+	return publish(c.transport.nc, c.requests, reply, req)
+}
+
+// wait waits for a call's outcome. It is not ok when the call is given up instead.
+func (c *conn) wait(ended <-chan struct{}, token uint64, w *waiter) (o outcome, ok bool) {
+	in := c.transport.inbox
+	if ended == nil {
+		o = <-w.done
+		in.pool.Put(w)
+		return o, true
 	}
 	select {
-	case o := <-w.done:
+	case o = <-w.done:
 		in.pool.Put(w)
-		return c.finish(ctx, o)
-	case <-ctx.Done():
+		return o, true
+	case <-ended:
+		o, given := in.giveUp(token, w)
+		return o, !given
 	}
-	if o, given := in.giveUp(token, w); !given {
-		return c.finish(ctx, o)
-	}
-	if c.transport.connected.Load() {
-		// An error means that the connection is lost: the note has no way to go.
-		_ = c.transport.nc.Publish(c.cancels, []byte(reply))
-	}
-	return transport.Message{}, status.Remote(status.CodeOf(ctx.Err()), "no reply from "+string(c.addr), nil)
 }
 
 // finish is what a call comes to.
 func (c *conn) finish(ctx context.Context, o outcome) (transport.Message, error) {
 	if o.err != nil {
 		return transport.Message{}, o.err
+	}
+	if o.msg == nil { // its sender has bounded its size
+		return transport.Message{Body: o.body}, nil
 	}
 	if o.msg.Header.Get(headerFetch) != "" {
 		return c.fetch(ctx, o.msg.Reply)

@@ -36,7 +36,7 @@ func (f *fetch) receive(m *natsgo.Msg) {
 	if offer == "" {
 		if f.stream != nil { // written on this goroutine only
 			f.serverStream.receive(m)
-		} else if _, err := answer(m, transport.Address(f.to.reply)); err != nil { // the caller has given up
+		} else if _, err := answer(m, transport.Address(f.to.subject())); err != nil { // the caller has given up
 			f.lose(status.From(err))
 		}
 		return
@@ -113,7 +113,7 @@ func (l *listener) replyByFetch(to place, m transport.Message) error {
 		return errLostStream
 	}
 	size := strconv.Itoa(len(m.Body) + wire.HeaderSize(m.Header))
-	if err := publishMarked(t.nc, to.reply, l.mux.subject(f.token), transport.Message{}, natsgo.Header{headerFetch: {size}}); err != nil {
+	if err := publishMarked(t.nc, to.subject(), l.mux.subject(f.token), transport.Message{}, natsgo.Header{headerFetch: {size}}); err != nil {
 		e, _ := sendError(t.nc, "reply", transport.Message{}, err)
 		f.lose(e)
 		return e

@@ -31,7 +31,7 @@ func unconnected(t *testing.T, opts ...natsgo.Option) *natsgo.Conn {
 }
 
 func TestInbox(t *testing.T) {
-	in, err := newInbox(unconnected(t))
+	in, err := newInbox(unconnected(t), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,8 +41,8 @@ func TestInbox(t *testing.T) {
 	for caller := range callers {
 		wg.Go(func() {
 			for i := range each {
-				token, w := in.add("")
-				m := &natsgo.Msg{Subject: in.subject(token)}
+				token, w := in.add("", false, time.Time{})
+				m := &natsgo.Msg{Subject: in.subject(token, false)}
 				switch (caller + i) % 4 {
 				case 0: // a reply, and a second one
 					in.receive(m)
@@ -75,7 +75,7 @@ func TestInbox(t *testing.T) {
 	}
 	// Nothing is left in a waiter either.
 	for range callers {
-		_, w := in.add("")
+		_, w := in.add("", false, time.Time{})
 		if len(w.done) != 0 {
 			t.Error("a waiter has an old outcome")
 		}
@@ -89,13 +89,55 @@ func TestInbox(t *testing.T) {
 	in.close()
 }
 
-func TestInboxPrefix(t *testing.T) {
-	in, err := newInbox(unconnected(t, natsgo.CustomInboxPrefix("my.inbox")))
+// TestInboxDeadlines has calls of one shard expire, each in its time, with one timer.
+func TestInboxDeadlines(t *testing.T) {
+	in, err := newInbox(unconnected(t), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.HasPrefix(in.subject(35), "my.inbox.") || !strings.HasSuffix(in.subject(35), ".z") {
-		t.Errorf("got %q", in.subject(35))
+	defer in.close()
+	const calls = 4 * inboxShards
+	began := time.Now()
+	waiters := make([]*waiter, calls)
+	deadlines := make([]time.Time, calls)
+	for i := range calls {
+		switch i % 4 {
+		case 0: // none
+		case 1:
+			deadlines[i] = began.Add(time.Hour)
+		default: // the earlier ones are added last
+			deadlines[i] = began.Add(time.Duration(calls-i) * time.Millisecond)
+		}
+		_, waiters[i] = in.add("", false, deadlines[i])
+	}
+	for i, w := range waiters {
+		if i%4 < 2 {
+			continue
+		}
+		select {
+		case o := <-w.done:
+			if !errors.Is(o.err, errExpired) {
+				t.Errorf("got %v", o.err)
+			}
+			if early := time.Until(deadlines[i]); early > 0 {
+				t.Errorf("%v before its deadline", early)
+			}
+		case <-time.After(30 * time.Second):
+			t.Fatal("a call has not expired")
+		}
+	}
+	if n := in.len(); n != calls/2 {
+		t.Errorf("%d calls are left of %d", n, calls/2)
+	}
+}
+
+func TestInboxPrefix(t *testing.T) {
+	in, err := newInbox(unconnected(t, natsgo.CustomInboxPrefix("my.inbox")), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(in.subject(35, false), "my.inbox.") || !strings.HasSuffix(in.subject(35, false), ".z") {
+		t.Errorf("got %q", in.subject(35, false))
 	}
 	in.close()
 }

@@ -7,9 +7,11 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	natsgo "github.com/nats-io/nats.go"
 
@@ -27,10 +29,32 @@ const maxReplySubject = 1024
 
 // A place is where the answer to a call goes.
 type place struct {
-	reply  string        // the caller's subject
+	reply  string        // the caller's subject, or its inbox where there is a token
+	token  uint64        // of a call whose answer may come in a batch
 	parts  *callInParts  // instead, for a call whose request came on a stream
 	silent uint64        // instead, numbers requests that name no subject for an answer
 	plain  plainEncoding // of a request that is the message alone
+}
+
+// placeOf is where the answer to a call goes that has a reply subject. It is the same
+// whether the call came in a batch or by itself.
+func placeOf(reply string) place {
+	i := strings.LastIndexByte(reply, '.') + 1
+	if word, ok := strings.CutPrefix(reply[i:], batchMark); ok && i > 0 && word != "" && word[0] != '0' {
+		token, err := strconv.ParseUint(word, tokenBase, 64)
+		if err == nil && strings.IndexFunc(word, unicode.IsUpper) < 0 {
+			return place{reply: reply[:i], token: token}
+		}
+	}
+	return place{reply: reply}
+}
+
+// subject is the reply subject.
+func (p place) subject() string {
+	if p.token == 0 {
+		return p.reply
+	}
+	return replySubject(p.reply, p.token)
 }
 
 // A listener is one instance: two subscriptions of its own, for requests and for the
@@ -85,7 +109,8 @@ func (t *Transport) Listen(ctx context.Context, cfg transport.ListenConfig) (tra
 		if p.silent != 0 {
 			return p.silent
 		}
-		return maphash.String(seed, p.reply)
+		// Tokens of one inbox all differ then.
+		return maphash.String(seed, p.reply) + p.token*0x9e3779b97f4a7c15
 	}, l, t.cfg.Logger)
 	l.set = stream.NewSet(t.cfg.streams())
 	l.mux = newMux(l.base + "." + wordStream)
@@ -177,6 +202,8 @@ func (l *listener) receive(m *natsgo.Msg) {
 	switch word := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]; word {
 	case wordRequest:
 		l.receiveRequest(m)
+	case wordBatch:
+		l.receiveBatch(m)
 	case wordCancel:
 		l.receiveCancel(m)
 	case wordCheck:
@@ -193,7 +220,7 @@ func (l *listener) receive(m *natsgo.Msg) {
 }
 
 func (l *listener) receiveRequest(m *natsgo.Msg) {
-	to := place{reply: m.Reply}
+	to := placeOf(m.Reply)
 	if m.Reply == "" && codec.Detect(m.Data) == codec.JSONRPC {
 		to.silent = l.silent.Add(1) // it may be a notification
 	} else if !l.answerable(m) {
@@ -215,6 +242,33 @@ func (l *listener) receiveRequest(m *natsgo.Msg) {
 	l.calls.Deliver(to, req)
 }
 
+// receiveBatch takes the requests of a batch. The reply subject has the inbox; each
+// entry has the token.
+func (l *listener) receiveBatch(m *natsgo.Msg) {
+	if !l.answerable(m) {
+		return
+	}
+	inbox := m.Reply[:strings.LastIndexByte(m.Reply, '.')+1]
+	if inbox == "" || !wellFormed(m.Data) {
+		l.refuseRequest(place{reply: m.Reply}, serving.Refusal{
+			Code:    status.InvalidArgument,
+			Message: fmt.Sprintf("instance %s was sent a batch that is malformed", l.instance),
+		})
+		return
+	}
+	now := time.Now()
+	for data := m.Data; len(data) > 0; {
+		token, body, rest, _ := nextEntry(data)
+		to := place{reply: inbox, token: token}
+		if err := tooLarge("request", transport.Message{Body: body}, l.transport.cfg.MaxMessage); err != nil {
+			l.refuseRequest(to, serving.Refusal{Code: err.Code(), Message: err.Message()})
+		} else {
+			l.calls.DeliverAt(to, transport.Message{Body: body}, now)
+		}
+		data = rest
+	}
+}
+
 func (l *listener) refuseRequest(to place, r serving.Refusal) {
 	if err := l.Refuse(to, r); err != nil {
 		l.transport.cfg.Logger.Warn("a message could not be refused", "instance", l.instance, "error", err)
@@ -223,7 +277,7 @@ func (l *listener) refuseRequest(to place, r serving.Refusal) {
 
 func (l *listener) receiveCancel(m *natsgo.Msg) {
 	if len(m.Data) > 0 && len(m.Data) <= maxReplySubject {
-		l.calls.Cancel(place{reply: string(m.Data)})
+		l.calls.Cancel(placeOf(string(m.Data)))
 	}
 }
 
@@ -259,7 +313,10 @@ func (l *listener) Reply(to place, m transport.Message) error {
 	if f := l.fetches.find(to); f != nil {
 		return f.reply(m)
 	}
-	err := publish(l.transport.nc, to.reply, "", m)
+	if len(m.Header) == 0 && l.transport.replies.add(to, m.Body) {
+		return nil
+	}
+	err := publish(l.transport.nc, to.subject(), "", m)
 	switch {
 	case err == nil:
 		return nil
@@ -292,10 +349,10 @@ func (l *listener) Refuse(to place, r serving.Refusal) error {
 		f.stream.Abandon(r.Code, r.Message) // the handler has run
 		return nil
 	}
-	err := publishRefusal(l.transport.nc, to.reply, r)
+	err := publishRefusal(l.transport.nc, to.subject(), r)
 	if errors.Is(err, natsgo.ErrMaxPayload) {
 		r.Message = ""
-		err = publishRefusal(l.transport.nc, to.reply, r)
+		err = publishRefusal(l.transport.nc, to.subject(), r)
 	}
 	if err != nil {
 		e, _ := sendError(l.transport.nc, "refusal", transport.Message{}, err)

@@ -36,8 +36,12 @@ type Transport struct {
 	cfg   Config
 	owned bool
 	inbox *inbox
-	mux   *mux        // of the streams that are opened here
-	set   *stream.Set // the same ones
+
+	outbox  outbox
+	replies *replies
+
+	mux *mux        // of the streams that are opened here
+	set *stream.Set // the same ones
 
 	// connected lags behind the connection's state by the time that a goroutine
 	// takes to wake up. The order in which it and the inbox change matters: see
@@ -47,7 +51,7 @@ type Transport struct {
 	outage    atomic.Pointer[outage] // nil while connected; written by watch
 	server    atomic.Pointer[string] // where nc is, or was, connected to: nc itself may take seconds to tell
 	events    chan natsgo.Status
-	checking  chan struct{} // closed by Close
+	checking  chan struct{} // closed by Close, for the goroutines that work on their own
 	watching  sync.WaitGroup
 
 	mu        sync.Mutex
@@ -75,7 +79,8 @@ func New(nc *natsgo.Conn, cfg Config) (*Transport, error) {
 		nc: nc, cfg: cfg, set: stream.NewSet(cfg.streams()),
 		listeners: make(map[string]*listener), serving: make(map[*mux]struct{}),
 	}
-	t.inbox, err = newInbox(nc)
+	t.replies = newReplies(nc, cfg.Logger)
+	t.inbox, err = newInbox(nc, cfg.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("nats: subscribe to replies at %s: %w", natsconn.Where(nc), err)
 	}
@@ -95,6 +100,7 @@ func New(nc *natsgo.Conn, cfg Config) (*Transport, error) {
 	t.watching.Go(t.watch)
 	t.checking = make(chan struct{})
 	t.watching.Go(func() { t.check(t.checking) })
+	t.watching.Go(func() { t.replies.run(t.checking) })
 	return t, nil
 }
 
@@ -260,6 +266,9 @@ func (t *Transport) loseStreams(err *status.Error) {
 func (t *Transport) noteServer() {
 	server := natsconn.Where(t.nc)
 	t.server.Store(&server)
+	room := min(maxBatch, t.nc.MaxPayload())
+	t.outbox.room.Store(room)
+	t.replies.room.Store(room)
 }
 
 // Scheme is "nats".
@@ -284,6 +293,7 @@ func (t *Transport) Dial(ctx context.Context, addr transport.Address) (transport
 		c.requests = base + "." + wordRequest
 		c.cancels = base + "." + wordCancel
 		c.checks = base + "." + wordCheck
+		c.batches = base + "." + wordBatch
 		return c, nil
 	}
 	return nil, status.Errorf(status.InvalidArgument,
@@ -302,6 +312,7 @@ func (t *Transport) Close() error {
 	close(t.checking)
 	t.nc.RemoveStatusListener(t.events)
 	t.watching.Wait()
+	t.replies.close()
 	t.connected.Store(false)
 	t.endOutage(nil) // who waits for its end finds the transport closed
 	t.inbox.close()
@@ -327,6 +338,7 @@ const flushTimeout = 10 * time.Second
 
 // flush waits until the server has seen all that was sent before.
 func (t *Transport) flush(ctx context.Context) error {
+	t.replies.flush()
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, flushTimeout)

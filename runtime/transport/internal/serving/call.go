@@ -18,7 +18,8 @@ type call[K comparable] struct {
 	workers.Task
 	calls *Calls[K]
 	to    K
-	next  *call[K] // of the same key, in the table
+	hash  uint64   // of to
+	next  *call[K] // of the same hash, in the table
 	req   transport.Request
 	ctx   callctx.Context
 	state atomic.Int32

@@ -92,8 +92,11 @@ func New[K comparable](cfg transport.ListenConfig, hash func(K) uint64, answer A
 
 // Deliver takes a request that has just arrived. It does not wait for the handler.
 // m's memory is the handler's from here on.
-func (cs *Calls[K]) Deliver(to K, m transport.Message) {
-	c := &call[K]{calls: cs, to: to, req: transport.Request{Message: m, Received: time.Now()}}
+func (cs *Calls[K]) Deliver(to K, m transport.Message) { cs.DeliverAt(to, m, time.Now()) }
+
+// DeliverAt is Deliver for a request that arrived together with others.
+func (cs *Calls[K]) DeliverAt(to K, m transport.Message, now time.Time) {
+	c := &call[K]{calls: cs, to: to, req: transport.Request{Message: m, Received: now}}
 	c.ctx.Init(context.Background(), time.Time{})
 	if !cs.table.add(c) {
 		c.ctx.Cancel(errCallerGone)

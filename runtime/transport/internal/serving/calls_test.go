@@ -102,6 +102,44 @@ func TestSameKey(t *testing.T) {
 	})
 }
 
+// TestSameHash has keys that fall together in the table: each call is its own.
+func TestSameHash(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var a answers
+		release := make(chan struct{})
+		cs := newCalls(t, &a, transport.ListenConfig{Handler: handlerFunc(
+			func(ctx context.Context, req *transport.Request, reply transport.Replier) {
+				select {
+				case <-release:
+					_ = reply.Reply(req.Message)
+				case <-ctx.Done():
+				}
+			})})
+		keys := []string{"a", "b", "c", "b", "d"}
+		for _, k := range keys {
+			cs.Deliver(k, transport.Message{})
+		}
+		synctest.Wait()
+		if cs.Has("e") || !cs.Has("a") || !cs.Has("d") {
+			t.Error("a call is not known, or another one is")
+		}
+		cs.Cancel("b")
+		cs.Cancel("e")
+		synctest.Wait()
+		if n := cs.table.len(); n != 3 || cs.Has("b") || !cs.Has("a") || !cs.Has("c") || !cs.Has("d") {
+			t.Errorf("%d calls are left", n)
+		}
+		close(release)
+		synctest.Wait()
+		if a.replies["a"] != 1 || a.replies["b"] != 0 || a.replies["c"] != 1 || a.replies["d"] != 1 || cs.table.len() != 0 {
+			t.Errorf("replies %v, %d calls left", a.replies, cs.table.len())
+		}
+		if err := cs.Drain(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestCancelFirst has cancellations overtake their requests.
 func TestCancelFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

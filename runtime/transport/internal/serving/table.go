@@ -12,7 +12,8 @@ const (
 )
 
 // A table finds calls by key. Its shards keep those who look from waiting for each
-// other.
+// other. Within a shard they are found by the key's hash, which is made once for each
+// call: keys are large, and hashing them as a map does costs more than all the rest.
 type table[K comparable] struct {
 	hash   func(K) uint64
 	shards [shardCount]shard[K]
@@ -20,7 +21,7 @@ type table[K comparable] struct {
 
 type shard[K comparable] struct {
 	mu    sync.Mutex
-	calls map[K]*call[K] // calls of one key are chained
+	calls map[uint64]*call[K] // by hash; calls of one hash are chained
 	early earlyCancels
 }
 
@@ -55,39 +56,33 @@ func (e *earlyCancels) take(h uint64) bool {
 	return ok
 }
 
-func (t *table[K]) shard(k K) (*shard[K], uint64) {
-	h := t.hash(k)
-	return &t.shards[h%shardCount], h
-}
+func (t *table[K]) shard(h uint64) *shard[K] { return &t.shards[h%shardCount] }
 
 // add puts c in, unless it has been cancelled already.
 func (t *table[K]) add(c *call[K]) bool {
-	s, h := t.shard(c.to)
+	c.hash = t.hash(c.to)
+	s := t.shard(c.hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.early.take(h) {
+	if s.early.take(c.hash) {
 		return false
 	}
 	if s.calls == nil {
-		s.calls = make(map[K]*call[K])
+		s.calls = make(map[uint64]*call[K])
 	}
-	c.next = s.calls[c.to]
-	s.calls[c.to] = c
+	c.next = s.calls[c.hash]
+	s.calls[c.hash] = c
 	return true
 }
 
 // remove takes c out, if it is in.
 func (t *table[K]) remove(c *call[K]) {
-	s, _ := t.shard(c.to)
+	s := t.shard(c.hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	first := s.calls[c.to]
+	first := s.calls[c.hash]
 	if first == c {
-		if c.next == nil {
-			delete(s.calls, c.to)
-		} else {
-			s.calls[c.to] = c.next
-		}
+		s.begin(c.hash, c.next)
 		return
 	}
 	for other := first; other != nil; other = other.next {
@@ -98,27 +93,51 @@ func (t *table[K]) remove(c *call[K]) {
 	}
 }
 
-// take takes out the calls of a key and returns the first of the chain. When there
+// begin makes first the first call of a hash, nil for none.
+func (s *shard[K]) begin(hash uint64, first *call[K]) {
+	if first == nil {
+		delete(s.calls, hash)
+		return
+	}
+	s.calls[hash] = first
+}
+
+// take takes out the calls of a key and returns the first of their chain. When there
 // is none, the next one added is refused.
 func (t *table[K]) take(k K) *call[K] {
-	s, h := t.shard(k)
+	h := t.hash(k)
+	s := t.shard(h)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := s.calls[k]
-	if c == nil {
-		s.early.add(h)
-		return nil
+	var taken, left *call[K]
+	for c := s.calls[h]; c != nil; {
+		next := c.next
+		if c.to == k {
+			c.next, taken = taken, c
+		} else { // another key of the same hash
+			c.next, left = left, c
+		}
+		c = next
 	}
-	delete(s.calls, k)
-	return c
+	if taken == nil {
+		s.early.add(h)
+	}
+	s.begin(h, left)
+	return taken
 }
 
 // has reports whether there is a call of a key.
 func (t *table[K]) has(k K) bool {
-	s, _ := t.shard(k)
+	h := t.hash(k)
+	s := t.shard(h)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.calls[k] != nil
+	for c := s.calls[h]; c != nil; c = c.next {
+		if c.to == k {
+			return true
+		}
+	}
+	return false
 }
 
 // all are the calls at this moment.
