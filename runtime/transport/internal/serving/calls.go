@@ -55,7 +55,7 @@ func (r Refusal) Err() error {
 	if r.Started {
 		return e
 	}
-	return e.WithCause(transport.ErrNotStarted)
+	return e.WithCause(transport.ErrRefused)
 }
 
 // Causes of the end of a handler's context.
