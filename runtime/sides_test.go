@@ -2,7 +2,6 @@ package micro_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"log/slog"
 	"slices"
@@ -25,29 +24,6 @@ import (
 	"github.com/protomicro/micro/runtime/transport"
 	"github.com/protomicro/micro/runtime/transport/memory"
 )
-
-// A second transport is a memory transport under another scheme.
-type second struct{ *memory.Transport }
-
-func (s second) Scheme() string { return "second" }
-
-func (s second) Listen(ctx context.Context, cfg transport.ListenConfig) (transport.Listener, error) {
-	l, err := s.Transport.Listen(ctx, cfg)
-	return secondListener{l}, err
-}
-
-type secondListener struct{ transport.Listener }
-
-func (l secondListener) Address() transport.Address {
-	return transport.Address("second:" + l.Listener.Address().Rest())
-}
-
-func (s second) Dial(ctx context.Context, addr transport.Address) (transport.Conn, error) {
-	if rest, ok := strings.CutPrefix(string(addr), "second:"); ok {
-		addr = transport.Address("memory:" + rest)
-	}
-	return s.Transport.Dial(ctx, addr)
-}
 
 // A logbook keeps what is logged.
 type logbook struct {
@@ -72,7 +48,7 @@ func (l *logbook) count(text string) int {
 func TestSeveralTransports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		first := &troubled{Transport: memory.New(memory.Config{})}
-		other := &troubled{Transport: second{memory.New(memory.Config{})}}
+		other := &troubled{Transport: echotest.Second()}
 		r := memregistry.New()
 		log := &logbook{}
 		s, h, stop := run(t, micro.Config{
@@ -173,7 +149,7 @@ func TestSeveralTransports(t *testing.T) {
 // The one call of a Once service is one by all transports.
 func TestOnceOfSeveralTransports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		first, other := memory.New(memory.Config{}), second{memory.New(memory.Config{})}
+		first, other := memory.New(memory.Config{}), echotest.Second()
 		_, h, stop := run(t, micro.Config{ID: "one", Once: true, Transport: first, Fallbacks: []transport.Transport{other}})
 		synctest.Wait()
 		echo := echov1micro.NewEchoClient(echotest.Dial(t, client.Config{
@@ -197,7 +173,7 @@ func TestOnceOfSeveralTransports(t *testing.T) {
 
 // A side that has a transport of its own has its own fallbacks.
 func TestFallbacksOfASide(t *testing.T) {
-	first, other := memory.New(memory.Config{}), second{memory.New(memory.Config{})}
+	first, other := memory.New(memory.Config{}), echotest.Second()
 	for name, tc := range map[string]struct {
 		server server.Config
 		want   int

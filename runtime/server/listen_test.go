@@ -15,14 +15,13 @@ import (
 	"github.com/protomicro/micro/runtime/server"
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
-	"github.com/protomicro/micro/runtime/transport/http"
 	"github.com/protomicro/micro/runtime/transport/memory"
 )
 
 // A pairing is two transports that a server can listen on.
 type pairing struct {
-	memory *endpointed
-	http   *http.Transport
+	first *endpointed
+	other transport.Transport
 }
 
 // An endpointed transport keeps what it was told of the server's methods.
@@ -36,35 +35,25 @@ func (e *endpointed) Listen(ctx context.Context, cfg transport.ListenConfig) (tr
 	return e.Transport.Listen(ctx, cfg)
 }
 
-func newPairing(t *testing.T) pairing {
-	t.Helper()
-	h, err := http.New(http.Config{Logger: echotest.Quiet()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := h.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return pairing{&endpointed{Transport: memory.New(memory.Config{Logger: echotest.Quiet()})}, h}
+func newPairing() pairing {
+	return pairing{&endpointed{Transport: memory.New(memory.Config{Logger: echotest.Quiet()})}, echotest.Second()}
 }
 
 // serve has a server listen on both, and a client that sends a call once.
 func (p pairing) serve(t *testing.T, cfg server.Config) (*server.Server, *echotest.Handler, *client.Client) {
 	t.Helper()
-	cfg.Transport, cfg.Fallbacks = p.memory, []transport.Transport{p.http}
+	cfg.Transport, cfg.Fallbacks = p.first, []transport.Transport{p.other}
 	s, h := echotest.Serve(t, cfg)
 	return s, h, echotest.Dial(t, client.Config{
-		Transport: p.memory, Fallbacks: []transport.Transport{p.http}, Retry: client.RetryPolicy{MaxAttempts: 1},
+		Transport: p.first, Fallbacks: []transport.Transport{p.other}, Retry: client.RetryPolicy{MaxAttempts: 1},
 	})
 }
 
 func TestSeveralTransports(t *testing.T) {
-	p := newPairing(t)
+	p := newPairing()
 	s, h, c := p.serve(t, server.Config{ID: "one"})
 	addrs := s.Addresses()
-	if len(addrs) != 2 || addrs[0] != "memory:one" || addrs[1].Scheme() != "http" || s.Address() != addrs[0] {
+	if len(addrs) != 2 || addrs[0] != "memory:one" || addrs[1] != "second:one" || s.Address() != addrs[0] {
 		t.Fatalf("addresses: %q, the first %q", addrs, s.Address())
 	}
 	echo := echov1micro.NewEchoClient(c)
@@ -78,7 +67,7 @@ func TestSeveralTransports(t *testing.T) {
 		t.Errorf("%d calls were handled, want 2", got)
 	}
 	// The figures are the instance's: each call once, whatever brought it.
-	for _, e := range p.memory.endpoints {
+	for _, e := range p.first.endpoints {
 		if e.Service == echov1micro.EchoName && e.Method == "Echo" {
 			deadline := time.Now().Add(30 * time.Second)
 			for e.Figures().Requests != 2 && time.Now().Before(deadline) {
@@ -94,7 +83,7 @@ func TestSeveralTransports(t *testing.T) {
 // The bounds are the server's: what is full is full by every transport.
 func TestSeveralTransportsShareBounds(t *testing.T) {
 	for _, adaptive := range []bool{false, true} {
-		s, h, c := newPairing(t).serve(t, server.Config{
+		s, h, c := newPairing().serve(t, server.Config{
 			MaxConcurrent: 1, MaxQueued: 1, MaxWait: 30 * time.Second, MaxStreams: 1, Adaptive: adaptive, MinConcurrent: 1,
 		})
 		addrs := s.Addresses()
@@ -120,7 +109,7 @@ func TestSeveralTransportsShareBounds(t *testing.T) {
 			}
 		}
 		eventually(t, "the server is full by memory", refused(addrs[0]))
-		eventually(t, "the server is full by http", refused(addrs[1]))
+		eventually(t, "the server is full by the other", refused(addrs[1]))
 		cancel()
 		busy.Wait()
 		eventually(t, "there is room again", func() bool {
@@ -152,16 +141,16 @@ func TestSeveralTransportsShareBounds(t *testing.T) {
 
 // A start is all or nothing, and may be tried again.
 func TestSeveralTransportsStart(t *testing.T) {
-	p := newPairing(t)
-	other, err := p.http.Listen(t.Context(), transport.ListenConfig{Instance: "one", Handler: nothing{}})
+	p := newPairing()
+	other, err := p.other.Listen(t.Context(), transport.ListenConfig{Instance: "one", Handler: nothing{}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := server.New(server.Config{ID: "one", Transport: p.memory, Fallbacks: []transport.Transport{p.http}})
+	s, err := server.New(server.Config{ID: "one", Transport: p.first, Fallbacks: []transport.Transport{p.other}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "server: listen: http: ") {
+	if err := s.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "server: listen: second: ") {
 		t.Errorf("got %v", err)
 	}
 	if got := s.Addresses(); len(got) != 0 {
@@ -170,7 +159,7 @@ func TestSeveralTransportsStart(t *testing.T) {
 	if err := s.Shutdown(t.Context()); err != nil {
 		t.Error(err)
 	}
-	l, err := p.memory.Listen(t.Context(), transport.ListenConfig{Instance: "one", Handler: nothing{}})
+	l, err := p.first.Listen(t.Context(), transport.ListenConfig{Instance: "one", Handler: nothing{}})
 	if err != nil {
 		t.Fatalf("the server still listens on the other transport: %v", err)
 	}
@@ -198,7 +187,7 @@ func (nothing) ServeStream(_ context.Context, _ *transport.Request, stream trans
 
 // All transports are shut down at the same time, within one ctx.
 func TestSeveralTransportsShutdown(t *testing.T) {
-	s, h, c := newPairing(t).serve(t, server.Config{})
+	s, h, c := newPairing().serve(t, server.Config{})
 	echo := echov1micro.NewEchoClient(c)
 	ended := make(chan error, 2)
 	for _, addr := range s.Addresses() {
