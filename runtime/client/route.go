@@ -185,7 +185,7 @@ func (r *registryRoute) apply(snapshot registry.Snapshot) {
 		usable = append(usable, in)
 		conn := last.conns[in.ID]
 		if conn == nil || conn.addr != to.addr() {
-			conn = to.conn()
+			conn = r.ways.conn(to)
 			changed = true
 		}
 		next.conns[in.ID] = conn

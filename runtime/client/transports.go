@@ -57,7 +57,7 @@ func (ts transports) to(addr transport.Address) *lazyConn {
 		for i, t := range ts {
 			all[i] = wayTo{t, addr}
 		}
-		return all.conn()
+		return ts.conn(all)
 	}
 	t := ts.of(addr.Scheme())
 	if t == nil {

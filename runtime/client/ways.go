@@ -39,10 +39,11 @@ func (w ways) addr() transport.Address {
 	return transport.Address(strings.Join(all, " or "))
 }
 
-// conn is a connection that takes them, and needs no more than a transport where there is
-// one.
-func (w ways) conn() *lazyConn {
-	if len(w) == 1 {
+// conn is a connection that takes them. Where ts has one transport it needs no more than
+// that. Where it has several and only one of them leads there, there are other instances
+// to go to.
+func (ts transports) conn(w ways) *lazyConn {
+	if len(ts) == 1 {
 		return &lazyConn{transport: w[0].transport, addr: w[0].addr}
 	}
 	return &lazyConn{transport: slices.Clone(w), addr: w.addr()}
@@ -61,10 +62,10 @@ func (w ways) Dial(ctx context.Context, _ transport.Address) (transport.Conn, er
 		}
 		c.ways = append(c.ways, one)
 	}
-	switch len(c.ways) {
-	case 0:
+	switch {
+	case len(c.ways) == 0:
 		return nil, errors.Join(refusals...)
-	case 1:
+	case len(c.ways) == 1 && len(w) > 1:
 		return c.ways[0].dial(ctx)
 	}
 	return c, nil
@@ -104,7 +105,9 @@ const (
 
 // along goes the ways of c with do, until one leads to somebody. Less is asked of them
 // only where none was taken: what is wrong with all of them may be over, and then the
-// first is treated as the only one would be.
+// first is treated as the only one would be. The request states the time that was left
+// when it was encoded: what a way took to be found shut is not taken off it again, and
+// the call's end is told by cancellation.
 func along[R any](ctx context.Context, c *severalConn, req transport.Message,
 	do func(transport.Conn, context.Context, transport.Message) (R, error),
 ) (R, error) {

@@ -17,6 +17,7 @@ import (
 	echov1 "github.com/protomicro/micro/internal/gen/echo/v1"
 	"github.com/protomicro/micro/internal/gen/echo/v1/echov1micro"
 	"github.com/protomicro/micro/runtime/client"
+	"github.com/protomicro/micro/runtime/internal/callctx"
 	"github.com/protomicro/micro/runtime/registry"
 	memregistry "github.com/protomicro/micro/runtime/registry/memory"
 	"github.com/protomicro/micro/runtime/selector"
@@ -410,6 +411,37 @@ func TestMixedFleet(t *testing.T) {
 	})
 }
 
+// A transport that is lost in the instant in which a call is given to it is waited for only
+// where there is nothing else.
+func TestLostInTheInstant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, other := range []bool{true, false} {
+			f := newCrossing(t, &script{}, inTurn(ok), client.Config{}, "r: red")
+			if other {
+				f = newCrossing(t, &script{}, inTurn(ok), client.Config{}, "r: red", "b: blue")
+			}
+			var waited int
+			f.red.serve = func(ctx context.Context, a attempt) reply {
+				f.red.down.Store(true)
+				if callctx.Elsewhere(ctx) {
+					return nobody
+				}
+				waited++
+				f.red.down.Store(false)
+				return ok
+			}
+			for range 2 {
+				if _, err := send(t.Context(), f.client, add); err != nil {
+					t.Error(err)
+				}
+			}
+			if (waited > 0) == other {
+				t.Errorf("with another instance: %v; %d calls waited", other, waited)
+			}
+		}
+	})
+}
+
 func TestNoCommonTransport(t *testing.T) {
 	f := newCrossing(t, inTurn(ok), inTurn(ok), client.Config{}, "a: green", "b: white")
 	_, err := send(t.Context(), f.client, add)
@@ -521,7 +553,7 @@ func TestFallbacksConfig(t *testing.T) {
 // way, and nothing else.
 func TestFallbackAllocations(t *testing.T) {
 	echo := echov1micro.NewEchoClient(echotest.Dial(t, client.Config{
-		Transport: &canned{}, Fallbacks: []transport.Transport{&line{scheme: "blue"}}, Registry: registryOf(t),
+		Transport: &canned{}, Fallbacks: []transport.Transport{&line{scheme: "blue"}}, Registry: registryOf(t, 1),
 	}))
 	req := &echov1.EchoRequest{Text: "hello"}
 	ctx := context.Background()
@@ -535,14 +567,36 @@ func TestFallbackAllocations(t *testing.T) {
 	}
 }
 
-// registryOf has an instance of the echo service on a canned transport and on another.
-func registryOf(t *testing.T) registry.Registry {
+// registryOf has instances of the echo service on a canned transport and on another.
+func registryOf(t testing.TB, instances int) registry.Registry {
 	r := memregistry.New()
-	in := registry.Instance{Service: echov1micro.EchoName, ID: "a", Addresses: []string{"canned:a", "blue:a"}}
-	if _, err := r.Register(t.Context(), in); err != nil {
-		t.Fatal(err)
+	for i := range instances {
+		id := fmt.Sprint("i", i)
+		in := registry.Instance{Service: echov1micro.EchoName, ID: id, Addresses: []string{"canned:" + id, "blue:" + id}}
+		if _, err := r.Register(t.Context(), in); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return r
+}
+
+// BenchmarkFallback is BenchmarkClient with a registry and two transports: both healthy,
+// and with the one down that is preferred.
+func BenchmarkFallback(b *testing.B) {
+	for _, instances := range []int{3, 1000} {
+		r := registryOf(b, instances)
+		down := &line{scheme: "blue"}
+		down.down.Store(true)
+		for name, ts := range map[string][]transport.Transport{
+			"one":  {&canned{}},
+			"two":  {&canned{}, &line{scheme: "blue"}},
+			"down": {down, &canned{}},
+		} {
+			b.Run(fmt.Sprintf("%s/%d", name, instances), func(b *testing.B) {
+				benchmark(b, client.Config{Transport: ts[0], Fallbacks: ts[1:], Registry: r})
+			})
+		}
+	}
 }
 
 // Whatever the transports do, in whatever order: a call that is not idempotent is never
