@@ -14,11 +14,13 @@ import (
 // instance is what is registered of one of the server's services. state may be empty.
 func (s *Service) instance(service, state string) registry.Instance {
 	in := registry.Instance{
-		Service:   service,
-		ID:        s.server.ID(),
-		Version:   s.cfg.Version,
-		Metadata:  s.cfg.Metadata,
-		Addresses: []string{string(s.server.Address())},
+		Service:  service,
+		ID:       s.server.ID(),
+		Version:  s.cfg.Version,
+		Metadata: s.cfg.Metadata,
+	}
+	for _, addr := range s.server.Addresses() {
+		in.Addresses = append(in.Addresses, string(addr))
 	}
 	if state != "" {
 		in.Metadata = maps.Clone(in.Metadata)

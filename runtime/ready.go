@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/protomicro/micro/runtime/health"
-	"github.com/protomicro/micro/runtime/transport"
 )
 
 // A Check is something that a service needs in order to be ready.
@@ -27,9 +26,10 @@ type Check struct {
 // What the program sets itself stays as it set it until then.
 func (s *Service) Health() *health.Server { return s.health }
 
-// Ready is nil while the service runs, all its registrations stand, its transports and
+// Ready is nil while the service runs, all its registrations stand, its transport and
 // its broker are connected, all its subscriptions are active and all Config.Checks pass,
-// and otherwise says what is missing. It is for probes and never blocks.
+// and otherwise says what is missing. Of several transports, one for the server and one
+// for the client are enough. It is for probes and never blocks.
 func (s *Service) Ready() error {
 	s.mu.Lock()
 	running, served := s.running, s.served
@@ -47,10 +47,8 @@ func (s *Service) Ready() error {
 			errs = append(errs, fmt.Errorf("micro: %s is not registered: %w", r.service, state.LastError))
 		}
 	}
-	for _, t := range s.transports {
-		if err := healthy(t); err != nil {
-			errs = append(errs, fmt.Errorf("micro: transport %s: %w", t.Scheme(), err))
-		}
+	for _, transports := range s.sides {
+		errs = append(errs, transports.down(healthy))
 	}
 	if err := s.events.ready(); err != nil {
 		errs = append(errs, err)
@@ -64,8 +62,8 @@ func (s *Service) Ready() error {
 }
 
 // Live is nil unless only a new process can help: requests wait and no handler ends (see
-// server.Config.StuckAfter), or a transport is closed for good while the service runs. It
-// says nothing of what comes back by itself, such as a connection, and is nil before and
+// server.Config.StuckAfter), or the transport, all of several, is closed for good while the
+// service runs. It says nothing of what comes back by itself, such as a connection, and is nil before and
 // after Run. It is for probes and never blocks.
 func (s *Service) Live() error {
 	s.mu.Lock()
@@ -78,19 +76,10 @@ func (s *Service) Live() error {
 	if err := s.server.Live(); err != nil {
 		errs = append(errs, fmt.Errorf("micro: %w", err))
 	}
-	for _, t := range s.transports {
-		if err := healthy(t); errors.Is(err, transport.ErrClosed) {
-			errs = append(errs, fmt.Errorf("micro: transport %s: %w", t.Scheme(), err))
-		}
+	for _, transports := range s.sides {
+		errs = append(errs, transports.down(closed))
 	}
 	return errors.Join(errs...)
-}
-
-func healthy(t transport.Transport) error {
-	if h, ok := t.(transport.HealthChecker); ok {
-		return h.Healthy()
-	}
-	return nil
 }
 
 // readyEvery is how often the health of the process is looked after.
@@ -101,9 +90,11 @@ const readyEvery = time.Second
 func (s *Service) watchReady(ctx context.Context, ready bool) {
 	ticker := time.NewTicker(readyEvery)
 	defer ticker.Stop()
+	out := make(map[[2]int]bool)
 	for {
 		select {
 		case <-ticker.C:
+			s.noteTransports(out)
 			ready = s.noteReady(ctx, ready)
 		case <-ctx.Done():
 			return

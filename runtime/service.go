@@ -54,6 +54,10 @@ type Config struct {
 	// Transport carries the calls in both directions. Default: a memory transport
 	// of this service's own. It stays the caller's to close, after Run.
 	Transport transport.Transport
+	// Fallbacks carry calls beside Transport: the service listens on all of them, and
+	// calls others by the first one that leads to them. They stay the caller's to close,
+	// after Run. Default: none. The guide is docs/discovery.md.
+	Fallbacks []transport.Transport
 	// Registry is where the service is registered and finds others. Default: none;
 	// the transport's own addressing by name is used. It stays the caller's to
 	// close, after Run.
@@ -62,7 +66,8 @@ type Config struct {
 	// stays the caller's to close, after Run.
 	Broker broker.Broker
 	// Server and Client are settings of the two. Transport, Registry, ID, Version and
-	// Logger are taken from here where they are not set there.
+	// Logger are taken from here where they are not set there, and Fallbacks where neither
+	// they nor the Transport are.
 	Server server.Config
 	Client client.Config
 
@@ -106,7 +111,7 @@ type Service struct {
 	events *eventBroker
 	once   *oneCall // nil unless cfg.Once
 
-	transports []transport.Transport // of the server and of the client, each once
+	sides []side // the transports of the server and, where it has others, of the client
 
 	mu            sync.Mutex
 	started       bool
@@ -161,6 +166,9 @@ func New(cfg Config) (*Service, error) {
 	sc := cfg.Server
 	if sc.Transport == nil {
 		sc.Transport = cfg.Transport
+		if sc.Fallbacks == nil {
+			sc.Fallbacks = cfg.Fallbacks
+		}
 	}
 	if sc.ID == "" {
 		sc.ID = cfg.ID
@@ -186,6 +194,9 @@ func New(cfg Config) (*Service, error) {
 	cc := cfg.Client
 	if cc.Transport == nil {
 		cc.Transport = cfg.Transport
+		if cc.Fallbacks == nil {
+			cc.Fallbacks = cfg.Fallbacks
+		}
 	}
 	if cc.Registry == nil {
 		cc.Registry = cfg.Registry
@@ -193,10 +204,7 @@ func New(cfg Config) (*Service, error) {
 	if s.client, err = client.New(cc); err != nil {
 		return nil, err
 	}
-	s.transports = []transport.Transport{sc.Transport}
-	if cc.Transport != sc.Transport {
-		s.transports = append(s.transports, cc.Transport)
-	}
+	s.sides = sidesOf(append(side{sc.Transport}, sc.Fallbacks...), append(side{cc.Transport}, cc.Fallbacks...))
 	return s, nil
 }
 

@@ -112,7 +112,8 @@ func (c *Call) AddMetadata(key, value string) {
 type CallOption func(*Call)
 
 // WithAddress sends the call to one address instead of an instance that the client
-// chooses. It is then sent once, and the service's circuit has no say.
+// chooses, by the one of the client's transports that has the address's scheme. It is
+// then sent once, and the service's circuit has no say.
 func WithAddress(addr transport.Address) CallOption {
 	return func(c *Call) { c.address = addr }
 }

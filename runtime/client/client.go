@@ -36,6 +36,13 @@ type Config struct {
 	// Transport carries the calls. Required. It stays the caller's to close, after
 	// the client.
 	Transport transport.Transport
+	// Fallbacks carry the calls to instances that Transport does not lead to, and those
+	// that it cannot carry now, in this order; each has a scheme of its own. Where the
+	// Transport reports that it is not healthy, or nobody is reached by it, a call goes to
+	// the same instance by the next one at once, as part of the same attempt. They stay
+	// the caller's to close, after the client. Default: none. The guide is
+	// docs/discovery.md.
+	Fallbacks []transport.Transport
 	// Registry is where instances are found. Default: none; calls then go to the
 	// service by its name, and the transport chooses the instance.
 	Registry registry.Registry
@@ -65,10 +72,10 @@ type Config struct {
 	Interceptors []Interceptor
 }
 
-// A Client makes calls. It is safe for concurrent use; a program needs one for
-// each transport.
+// A Client makes calls. It is safe for concurrent use; a program needs one.
 type Client struct {
 	cfg    Config
+	ways   transports
 	plans  plans
 	invoke Invoker
 	seq    atomic.Uint64
@@ -88,6 +95,10 @@ type Client struct {
 func New(cfg Config) (*Client, error) {
 	if cfg.Transport == nil {
 		return nil, errors.New("client: Config.Transport is nil (give it memory.New or nats.New)")
+	}
+	ways, err := newTransports(cfg.Transport, cfg.Fallbacks)
+	if err != nil {
+		return nil, err
 	}
 	if cfg.Policy == nil {
 		cfg.Policy = selector.PeakEWMA(selector.PeakEWMAConfig{})
@@ -115,7 +126,7 @@ func New(cfg Config) (*Client, error) {
 		}
 		cfg.Circuit = &circuit
 	}
-	c := &Client{cfg: cfg, plans: ps, began: time.Now()}
+	c := &Client{cfg: cfg, ways: ways, plans: ps, began: time.Now()}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.invoke = chain(cfg.Interceptors, c.send)
 	return c, nil

@@ -71,7 +71,7 @@ func (c *Client) service(name string) (*service, error) {
 
 func (c *Client) newRoute(service string, circuit *circuit) (route, error) {
 	if c.cfg.Registry == nil {
-		r := &nameRoute{conn: lazyConn{transport: c.cfg.Transport, addr: transport.ServiceAddress(service)}}
+		r := &nameRoute{conn: c.ways.to(transport.ServiceAddress(service))}
 		context.AfterFunc(c.ctx, r.conn.close)
 		return r, nil
 	}
@@ -80,33 +80,33 @@ func (c *Client) newRoute(service string, circuit *circuit) (route, error) {
 		return nil, notStarted(status.Unavailable, "instances of %s cannot be watched: %v", service, err)
 	}
 	r := &registryRoute{
-		service:   service,
-		transport: c.cfg.Transport,
-		policy:    c.cfg.Policy,
-		circuit:   circuit,
-		known:     make(chan struct{}),
+		service: service,
+		ways:    c.ways,
+		policy:  c.cfg.Policy,
+		circuit: circuit,
+		known:   make(chan struct{}),
 	}
 	c.running.Go(func() { r.follow(c.ctx, w) })
 	return r, nil
 }
 
 // A nameRoute leaves the choice of an instance to the transport.
-type nameRoute struct{ conn lazyConn }
+type nameRoute struct{ conn *lazyConn }
 
 func (r *nameRoute) pick(_ context.Context, info selector.Info) (target, error) {
 	if info.Filter != nil {
 		return target{}, notStarted(status.FailedPrecondition,
 			"WithFilter needs a client with a Registry: without one the transport chooses the instance")
 	}
-	return target{conn: &r.conn}, nil
+	return target{conn: r.conn}, nil
 }
 
 // A registryRoute chooses among the instances that a registry knows.
 type registryRoute struct {
-	service   string
-	transport transport.Transport
-	policy    selector.Policy
-	circuit   *circuit // is told of changes
+	service string
+	ways    transports
+	policy  selector.Policy
+	circuit *circuit // is told of changes
 
 	current atomic.Pointer[membership]
 	known   chan struct{} // closed when current is first set
@@ -131,6 +131,11 @@ func (r *registryRoute) pick(ctx context.Context, info selector.Info) (target, e
 	}
 	if m.none != nil {
 		return target{}, m.none
+	}
+	if len(r.ways) > 1 {
+		if t, ok := r.pickReachable(ctx, m, info); ok {
+			return t, nil
+		}
 	}
 	in, attempt, err := m.picker.Pick(ctx, info)
 	if err != nil {
@@ -172,15 +177,15 @@ func (r *registryRoute) apply(snapshot registry.Snapshot) {
 	next := &membership{conns: make(map[string]*lazyConn, len(snapshot.Instances))}
 	usable := make([]registry.Instance, 0, len(snapshot.Instances))
 	changed := false
+	var to ways
 	for _, in := range snapshot.Instances {
-		addr, ok := addressFor(in, r.transport.Scheme())
-		if !ok {
+		if to = r.ways.appendTo(to[:0], &in); len(to) == 0 {
 			continue
 		}
 		usable = append(usable, in)
 		conn := last.conns[in.ID]
-		if conn == nil || conn.addr != addr {
-			conn = &lazyConn{transport: r.transport, addr: addr}
+		if conn == nil || conn.addr != to.addr() {
+			conn = r.ways.conn(to)
 			changed = true
 		}
 		next.conns[in.ID] = conn
@@ -210,8 +215,8 @@ func (r *registryRoute) whyNone(s registry.Snapshot) *status.Error {
 	var why string
 	switch {
 	case len(s.Instances) > 0:
-		why = fmt.Sprintf("none of the %d instances of %s has an address for the transport %q",
-			len(s.Instances), r.service, r.transport.Scheme())
+		why = fmt.Sprintf("none of the %d instances of %s has an address for the %s",
+			len(s.Instances), r.service, r.ways)
 	case s.Stale:
 		why = fmt.Sprintf("no instance of %s is known: the registry is out of reach", r.service)
 		if !s.Since.IsZero() {
@@ -226,19 +231,14 @@ func (r *registryRoute) whyNone(s registry.Snapshot) *status.Error {
 	return status.New(status.Unavailable, why).WithCause(errors.Join(selector.ErrNoInstances, transport.ErrNotStarted))
 }
 
-// addressFor is the first of an instance's addresses that has the scheme.
-func addressFor(in registry.Instance, scheme string) (transport.Address, bool) {
-	for _, a := range in.Addresses {
-		if addr := transport.Address(a); addr.Scheme() == scheme {
-			return addr, true
-		}
-	}
-	return "", false
+// A dialer is the half of a [transport.Transport] that a lazyConn needs.
+type dialer interface {
+	Dial(ctx context.Context, addr transport.Address) (transport.Conn, error)
 }
 
 // A lazyConn dials at its first use.
 type lazyConn struct {
-	transport transport.Transport
+	transport dialer
 	addr      transport.Address
 	ready     atomic.Pointer[transport.Conn]
 

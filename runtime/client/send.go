@@ -57,7 +57,7 @@ func (c *Client) age(now time.Time) time.Duration { return now.Sub(c.began) }
 
 // sendTo sends the call to the one address that it is for.
 func (c *Client) sendTo(ctx context.Context, call *Call) error {
-	conn := &lazyConn{transport: c.cfg.Transport, addr: call.address}
+	conn := c.ways.to(call.address)
 	defer conn.close()
 	r := c.try(ctx, call, target{conn: conn}, time.Now(), 0)
 	return r.err

@@ -23,7 +23,7 @@ type Instance struct {
 	// Metadata are labels to select by, such as a zone.
 	Metadata map[string]string
 	// Addresses are where it takes requests, each with its transport's scheme,
-	// the preferred one first.
+	// the preferred one first. Clients have an order of schemes of their own.
 	Addresses []string
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/protomicro/micro/runtime/codec"
+	"github.com/protomicro/micro/runtime/internal/workers"
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
 )
@@ -36,13 +37,20 @@ type overload struct {
 	stuckAfter time.Duration // 0 for never
 	limiter    *limiter      // nil for a fixed limit
 	epoch      time.Time     // the times here count from it
+	room       *workers.Room // of several listeners; nil for one, which has its own
 
 	perPlace average      // how long a request waits for each place in the queue
 	full     atomic.Int64 // since when requests wait and no handler has ended; 0 where that is not so
 	calm     atomic.Int64 // when the queue was last short
 }
 
-var _ transport.Admission = (*overload)(nil)
+var (
+	_ transport.Admission = (*overload)(nil)
+	_ workers.Sharer      = (*overload)(nil)
+)
+
+// Room implements [workers.Sharer].
+func (o *overload) Room() *workers.Room { return o.room }
 
 // Limit implements [transport.Admission].
 func (o *overload) Limit() int {

@@ -43,6 +43,11 @@ type Config struct {
 	// Transport brings the requests. Required. It stays the caller's to close,
 	// after the server's Shutdown.
 	Transport transport.Transport
+	// Fallbacks bring requests as well: the server listens on all of its transports, each
+	// with a scheme of its own, and its bounds are for all of them together. Clients
+	// prefer among them as they like. They stay the caller's to close, after the
+	// server's Shutdown. Default: none. The guide is docs/discovery.md.
+	Fallbacks []transport.Transport
 	// ID tells this server from all others: one word of letters, digits, '-' and
 	// '_'. Default: a random one.
 	ID string
@@ -103,11 +108,11 @@ type Server struct {
 	cfg    Config
 	codecs map[string]codec.Codec // by content type
 
-	mu       sync.Mutex
-	services map[string]bool    // whether others are to know of it
-	methods  map[string]*method // by procedure; not changed once started
-	started  bool
-	listener transport.Listener
+	mu        sync.Mutex
+	services  map[string]bool    // whether others are to know of it
+	methods   map[string]*method // by procedure; not changed once started
+	started   bool
+	listeners []transport.Listener // of Transport first; not changed once started
 
 	load atomic.Pointer[overload] // once started
 }
@@ -116,6 +121,9 @@ type Server struct {
 func New(cfg Config) (*Server, error) {
 	if cfg.Transport == nil {
 		return nil, errors.New("server: Config.Transport is nil (give it memory.New or nats.New)")
+	}
+	if err := cfg.checkFallbacks(); err != nil {
+		return nil, err
 	}
 	if cfg.ID == "" {
 		cfg.ID = strings.ToLower(rand.Text())
@@ -287,7 +295,7 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	d := &dispatcher{codecs: s.codecs, methods: maps.Clone(s.methods), timeout: s.cfg.Timeout, logger: s.cfg.Logger, load: load}
 	load.dispatcher = d
-	l, err := s.cfg.Transport.Listen(ctx, transport.ListenConfig{
+	listeners, err := s.listen(ctx, transport.ListenConfig{
 		Instance:      s.cfg.ID,
 		Services:      s.announced(),
 		Endpoints:     s.endpoints(),
@@ -297,12 +305,11 @@ func (s *Server) Start(ctx context.Context) error {
 		MaxQueued:     s.cfg.MaxQueued,
 		MaxStreams:    s.cfg.MaxStreams,
 		MaxWait:       load.maxWait,
-		Admission:     load,
-	})
+	}, load)
 	if err != nil {
 		return fmt.Errorf("server: listen: %w", err)
 	}
-	s.started, s.listener = true, l
+	s.started, s.listeners = true, listeners
 	s.load.Store(load)
 	return nil
 }
@@ -317,29 +324,12 @@ func (s *Server) Live() error {
 	return nil
 }
 
-// Address is where this server takes requests, to be put into a registry. It is
-// empty before Start.
+// Address is the first of [Server.Addresses]. It is empty before Start.
 func (s *Server) Address() transport.Address {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.listener == nil {
+	if s.listeners == nil {
 		return ""
 	}
-	return s.listener.Address()
-}
-
-// Shutdown stops taking requests and waits for those that were taken. When ctx
-// ends first, the contexts of the handlers still running are cancelled and ctx's
-// error is returned. It does nothing to a server that has not started.
-func (s *Server) Shutdown(ctx context.Context) error {
-	s.mu.Lock()
-	l := s.listener
-	s.mu.Unlock()
-	if l == nil {
-		return nil
-	}
-	if err := l.Shutdown(ctx); err != nil {
-		return fmt.Errorf("server: shutdown: %w", err)
-	}
-	return nil
+	return s.listeners[0].Address()
 }

@@ -8,6 +8,7 @@ package transport
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -85,6 +86,12 @@ type Request struct {
 // ErrNotStarted is in the tree of an error when it is certain that the request
 // reached no handler, so that sending it again, elsewhere, is safe for any method.
 var ErrNotStarted = errors.New("the request reached no handler")
+
+// ErrRefused is ErrNotStarted where a listener at the address has said so itself: it is
+// full, shuts down, or its handler declined before it began. The listener can be reached,
+// so another way to the same one is of no use. Where ErrNotStarted is in the tree of an
+// Unavailable error and this is not, nobody was reached.
+var ErrRefused = fmt.Errorf("refused: %w", ErrNotStarted)
 
 // ErrClosed is in the tree of errors from a transport, connection or listener that
 // is closed.
@@ -297,7 +304,8 @@ type Conn interface {
 	// handler's context is ended too, where the transport can. It does not keep
 	// req.Body. Errors are a [*status.Error]: Unavailable where nobody listens at
 	// the address or the connection is lost, ResourceExhausted where the message
-	// is too large, with [ErrNotStarted] in the tree where that is certain.
+	// is too large, with [ErrNotStarted] in the tree where that is certain, as
+	// [ErrRefused] where it is the listener's word.
 	Call(ctx context.Context, req Message) (Message, error)
 	// Open opens a stream: req reaches the handler's ServeStream. It returns when a
 	// listener has taken the stream on; errors are as for Call. ctx is the stream's:

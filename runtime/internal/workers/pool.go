@@ -33,6 +33,7 @@ type Task struct {
 	prev, next *Task
 	queued     bool
 	place      int
+	share      *Share // whose it is, nil where the pool is not shared
 }
 
 func (t *Task) task() *Task { return t }
@@ -135,13 +136,22 @@ func (p *Pool) Remove(w Work) bool {
 // it, if when says so of it: then it does not run. It is nil where nothing was taken.
 // when is called with the pool locked.
 func (p *Pool) RemoveOldest(when func(Work) bool) Work {
+	return p.removeOldestOf(nil, when)
+}
+
+// removeOldestOf is RemoveOldest among the work of one share, or nil where there are none.
+func (p *Pool) removeOldestOf(s *Share, when func(Work) bool) Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.queued == 0 || !when(p.queue.next.work) {
+	t := p.queue.next
+	for t != &p.queue && t.share != s {
+		t = t.next
+	}
+	if t == &p.queue || !when(t.work) {
 		return nil
 	}
-	w := p.queue.next.work
-	p.unlink(p.queue.next)
+	w := t.work
+	p.unlink(t)
 	p.note(p.most())
 	p.checkDone()
 	return w
@@ -235,6 +245,9 @@ func (p *Pool) work() {
 // run runs a task, and does the goroutine's last duties where the task ends it, as
 // a failing test's handler does.
 func (p *Pool) run(w Work) {
+	if s := w.task().share; s != nil {
+		defer s.leave()
+	}
 	ended := true
 	defer func() {
 		if ended {

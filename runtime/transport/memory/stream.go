@@ -45,7 +45,7 @@ func (c *conn) Open(ctx context.Context, req transport.Message) (transport.Clien
 	client := c.transport.streams.NewClient(ctx, &toServer, string(c.addr))
 	if err := l.streams.Open(&link{client}, client.Offer(), "the client", m,
 		func(s *stream.Server) { toServer.to = s }); err != nil {
-		client.Fail(status.Remote(err.Code(), err.Message(), nil).WithCause(transport.ErrNotStarted))
+		client.Fail(status.Remote(err.Code(), err.Message(), nil).WithCause(transport.ErrRefused))
 	}
 	if err := client.Opened(); err != nil {
 		return nil, err

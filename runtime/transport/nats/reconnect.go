@@ -4,12 +4,14 @@ import (
 	"context"
 	"time"
 
+	"github.com/protomicro/micro/runtime/internal/callctx"
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
 )
 
 // reconnected waits for a connection that was lost a short time ago. It is nil when
-// there may be one again, and otherwise the error of what needs it.
+// there may be one again, and otherwise the error of what needs it. What has another way
+// to go does not wait.
 func (t *Transport) reconnected(ctx context.Context) error {
 	o := t.outage.Load()
 	if t.closed.Load() {
@@ -19,7 +21,7 @@ func (t *Transport) reconnected(ctx context.Context) error {
 		return nil // it came back this instant
 	}
 	left := t.cfg.ReconnectGrace - time.Since(o.since)
-	if o.final || left <= 0 {
+	if o.final || left <= 0 || callctx.Elsewhere(ctx) {
 		return t.unconnected()
 	}
 	timer := time.NewTimer(left)

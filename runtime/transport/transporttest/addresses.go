@@ -113,7 +113,7 @@ func testNobody(t *testing.T, n Network) {
 	}
 	for _, c := range gone {
 		_, err := c.Call(within(t), transport.Message{Body: []byte("x")})
-		wantError(t, err, status.Unavailable, true)
+		wantNobody(t, err)
 	}
 	listen(t, server, transport.ListenConfig{Instance: "one", Services: []string{"test.Gone"}, Handler: says(t, "new")})
 	for _, c := range here {

@@ -204,7 +204,7 @@ func testConnClose(t *testing.T, n Network) {
 		}
 	}
 	_, err := c.Call(within(t), transport.Message{})
-	wantError(t, err, status.Unavailable, true)
+	wantNobody(t, err)
 	wantClosed(t, err)
 	close(g.open)
 	if r := receive(t, under, "the call under way"); r.err != nil || r.body != "under way" {

@@ -103,7 +103,7 @@ func testMaxQueued(t *testing.T, n Network) {
 		go func() { results <- <-ch }()
 	}
 	for range more {
-		wantError(t, receive(t, results, "refusal").err, status.ResourceExhausted, true)
+		wantRefusal(t, receive(t, results, "refusal").err, status.ResourceExhausted)
 	}
 	for range running {
 		receive(t, g.entered, "handler")
@@ -125,7 +125,7 @@ func testNoQueue(t *testing.T, n Network) {
 	running := start(within(t), c, "running")
 	receive(t, g.entered, "handler")
 	_, err := c.Call(within(t), transport.Message{})
-	wantError(t, err, status.ResourceExhausted, true)
+	wantRefusal(t, err, status.ResourceExhausted)
 	close(g.open)
 	if r := receive(t, running, "call"); r.err != nil {
 		t.Errorf("the running call: %v", r.err)
@@ -143,7 +143,7 @@ func testMaxWait(t *testing.T, n Network) {
 	running := start(within(t), c, "running")
 	receive(t, g.entered, "handler")
 	_, err := c.Call(within(t), transport.Message{}) // the handler does not end
-	wantError(t, err, status.ResourceExhausted, true)
+	wantRefusal(t, err, status.ResourceExhausted)
 	close(g.open)
 	if r := receive(t, running, "call"); r.err != nil {
 		t.Errorf("the running call: %v", r.err)
@@ -184,7 +184,7 @@ func testAdmission(t *testing.T, n Network) {
 	first := start(within(t), c, "refused") // but it need not wait
 	receive(t, g.entered, "handler")
 	_, err := c.Call(within(t), transport.Message{Body: []byte("refused")})
-	wantError(t, err, status.ResourceExhausted, true)
+	wantRefusal(t, err, status.ResourceExhausted)
 	if text := status.From(err).Message(); text != "turned away" {
 		t.Errorf("the refusal says %q", text)
 	}

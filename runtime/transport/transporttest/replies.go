@@ -38,7 +38,7 @@ func testReject(t *testing.T, n Network) {
 					}
 				})})
 			_, err := c.Call(within(t), transport.Message{Body: []byte("x")})
-			wantError(t, err, reject.want, true)
+			wantRefusal(t, err, reject.want)
 			e := status.From(err)
 			if reject.message == long {
 				if got := e.Message(); len(got) < 100 || !strings.HasPrefix(long, got) {

@@ -245,7 +245,7 @@ func testStreamNobody(t *testing.T, n Network) {
 	}
 	for _, c := range conns {
 		_, err := c.Open(within(t), transport.Message{})
-		wantError(t, err, status.Unavailable, true)
+		wantNobody(t, err)
 	}
 	if err := byInstance.Close(); err != nil {
 		t.Fatal(err)
@@ -282,7 +282,11 @@ func testStreamReject(t *testing.T, n Network) {
 			}
 		}
 		_, err := s.Recv()
-		wantError(t, err, status.Unimplemented, !late)
+		if late {
+			wantError(t, err, status.Unimplemented, false)
+		} else {
+			wantRefusal(t, err, status.Unimplemented)
+		}
 		if e := status.From(err); e.Message() != "not here" || !e.Remote() {
 			t.Errorf("got the message %q, remote: %v", e.Message(), e.Remote())
 		}
@@ -318,7 +322,7 @@ func testStreamMax(t *testing.T, n Network) {
 	}
 	for range 3 {
 		_, err := c.Open(within(t), transport.Message{})
-		wantError(t, err, status.ResourceExhausted, true)
+		wantRefusal(t, err, status.ResourceExhausted)
 	}
 	if got := call(t, c, "call"); got != "call" {
 		t.Errorf("a call beside them: got %q", got)

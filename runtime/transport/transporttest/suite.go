@@ -156,6 +156,24 @@ func wantError(t testing.TB, err error, code status.Code, notStarted bool) {
 	}
 }
 
+// wantRefusal checks an error that is the listener's own word.
+func wantRefusal(t testing.TB, err error, code status.Code) {
+	t.Helper()
+	wantError(t, err, code, true)
+	if !errors.Is(err, transport.ErrRefused) {
+		t.Errorf("ErrRefused is not in the tree of a listener's refusal: %v", err)
+	}
+}
+
+// wantNobody checks the error of a call or stream that reached no listener.
+func wantNobody(t testing.TB, err error) {
+	t.Helper()
+	wantError(t, err, status.Unavailable, true)
+	if errors.Is(err, transport.ErrRefused) {
+		t.Errorf("ErrRefused is in the tree, and there was nobody to refuse: %v", err)
+	}
+}
+
 // receive takes from ch what has to come.
 func receive[T any](t testing.TB, ch <-chan T, what string) T {
 	t.Helper()

@@ -55,7 +55,7 @@ func (r Refusal) Err() error {
 	if r.Started {
 		return e
 	}
-	return e.WithCause(transport.ErrNotStarted)
+	return e.WithCause(transport.ErrRefused)
 }
 
 // Causes of the end of a handler's context.
@@ -69,7 +69,7 @@ type Calls[K comparable] struct {
 	cfg    transport.ListenConfig
 	answer Answerer[K]
 	logger *slog.Logger
-	pool   *workers.Pool
+	pool   pool
 	table  table[K]
 	waits  waits
 }
@@ -81,13 +81,37 @@ func New[K comparable](cfg transport.ListenConfig, hash func(K) uint64, answer A
 		cfg:    cfg,
 		answer: answer,
 		logger: logger,
-		pool:   workers.New(cfg.MaxConcurrent, cfg.MaxQueued),
 		table:  table[K]{hash: hash},
 	}
-	if cfg.Admission != nil {
-		cs.pool.LimitBy(cfg.Admission.Limit)
+	if r := roomOf(cfg); r != nil {
+		cs.pool = r.Share()
+		return cs
 	}
+	own := workers.New(cfg.MaxConcurrent, cfg.MaxQueued)
+	if cfg.Admission != nil {
+		own.LimitBy(cfg.Admission.Limit)
+	}
+	cs.pool = own
 	return cs
+}
+
+// A pool is what runs the calls: a [workers.Pool], or a share of one that the listeners
+// of a server have together.
+type pool interface {
+	Next() int
+	Submit(w workers.Work) error
+	Remove(w workers.Work) bool
+	RemoveOldest(when func(workers.Work) bool) workers.Work
+	Close()
+	Done() <-chan struct{}
+}
+
+// roomOf is what a listener shares with others, nil for nothing.
+func roomOf(cfg transport.ListenConfig) *workers.Room {
+	if s, ok := cfg.Admission.(workers.Sharer); ok {
+		return s.Room()
+	}
+	return nil
 }
 
 // Deliver takes a request that has just arrived. It does not wait for the handler.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/protomicro/micro/runtime/internal/callctx"
+	"github.com/protomicro/micro/runtime/internal/workers"
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
 	"github.com/protomicro/micro/runtime/transport/internal/stream"
@@ -19,6 +20,7 @@ type Streams struct {
 	cfg    transport.ListenConfig
 	set    *stream.Set
 	logger *slog.Logger
+	room   *workers.Room // nil unless the listener shares one
 
 	mu      sync.Mutex
 	running int
@@ -29,7 +31,7 @@ type Streams struct {
 // NewStreams makes the streams of a listener. cfg is complete (see
 // [transport.ListenConfig.WithDefaults]); set is the listener's alone.
 func NewStreams(cfg transport.ListenConfig, set *stream.Set, logger *slog.Logger) *Streams {
-	return &Streams{cfg: cfg, set: set, logger: logger, done: make(chan struct{})}
+	return &Streams{cfg: cfg, set: set, logger: logger, room: roomOf(cfg), done: make(chan struct{})}
 }
 
 // A served is one stream on its way through a listener. It stands between the stream
@@ -73,11 +75,14 @@ func (ss *Streams) admit(sv *served, offer, peer string) *status.Error {
 	switch {
 	case ss.closed:
 		return status.Errorf(status.Unavailable, "instance %s is shutting down", ss.cfg.Instance)
-	case ss.running >= ss.cfg.MaxStreams:
+	case ss.running >= ss.cfg.MaxStreams, ss.room != nil && !ss.room.EnterStream():
 		return status.Errorf(status.ResourceExhausted, "instance %s has its %d streams open", ss.cfg.Instance, ss.cfg.MaxStreams)
 	}
 	server, err := ss.set.NewServer(sv, offer, peer)
 	if err != nil {
+		if ss.room != nil {
+			ss.room.LeaveStream()
+		}
 		return err
 	}
 	sv.server = server
@@ -108,6 +113,9 @@ func (ss *Streams) leave() {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	ss.running--
+	if ss.room != nil {
+		ss.room.LeaveStream()
+	}
 	if ss.closed && ss.running == 0 {
 		close(ss.done)
 	}

@@ -554,7 +554,7 @@ func (s *side) receiveEnd(f frame) {
 	case r != nil:
 		e := status.Remote(r.code, r.text, nil)
 		if r.notStarted {
-			e = e.WithCause(transport.ErrNotStarted)
+			e = e.WithCause(transport.ErrRefused)
 		}
 		s.end(e, false)
 	case !s.accepted:
