@@ -8,10 +8,7 @@ for dir in $(go list -m -f '{{.Dir}}'); do
 	name=$(realpath --relative-to . "$dir")
 	echo "tidy: $name"
 	(
-		cd "$dir"
-		export GOWORK=off
-		go mod tidy -diff
-		go vet ./...
+		cd "$dir" && export GOWORK=off && go mod tidy -diff && go vet ./... # set -e does not hold here
 	) || {
 		echo "tidy: the module $name is not right by itself (try: cd $name && GOWORK=off go mod tidy)" >&2
 		exit 1
