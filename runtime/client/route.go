@@ -171,7 +171,8 @@ func (r *registryRoute) follow(ctx context.Context, w registry.Watcher) {
 // connections hold of instances that stay is carried over.
 func (r *registryRoute) apply(snapshot registry.Snapshot) {
 	last := r.current.Load()
-	if last == nil {
+	first := last == nil
+	if first {
 		last = &membership{}
 	}
 	next := &membership{conns: make(map[string]*lazyConn, len(snapshot.Instances))}
@@ -195,8 +196,8 @@ func (r *registryRoute) apply(snapshot registry.Snapshot) {
 		next.none = r.whyNone(snapshot)
 	}
 	r.publish(next)
-	if changed || len(next.conns) != len(last.conns) {
-		r.circuit.changed()
+	if !first && (changed || len(next.conns) != len(last.conns)) {
+		r.circuit.changed() // of what was open before
 	}
 	for id, conn := range last.conns {
 		if next.conns[id] != conn {
