@@ -16,10 +16,10 @@ import (
 )
 
 var failureCases = []testCase{
-	{"an error, its backoff, and success", testBackoff, atLeastOnce},
+	{"an error, its backoff, and success", testBackoff, retries},
 	{"a panic", testPanic, nil},
-	{"a panic, its backoff, and success", testPanicRetried, atLeastOnce},
-	{"a failure does not hold up others", testFailureAside, atLeastOnce},
+	{"a panic, its backoff, and success", testPanicRetried, retries},
+	{"a failure does not hold up others", testFailureAside, retries},
 	{"timeout", testTimeout, nil},
 	{"a handler that takes long", testLong, func(cfg Config) bool { return cfg.AckWait > 0 }},
 }
