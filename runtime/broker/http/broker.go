@@ -326,36 +326,46 @@ func (b *Broker) startFollowing(ctx context.Context) error {
 	b.following = true
 	b.work.Go(func() {
 		defer func() { _ = w.Close() }() // has nothing to fail at
+		complaints := make(map[string]string)
 		for {
 			snapshot, err := w.Next(b.base)
 			if b.base.Err() != nil {
 				return
 			}
 			if err != nil {
-				b.see(nil, err)
+				b.see(nil, err, nil)
 				b.cfg.Logger.Error("it is not known any more who subscribes to events: the registry is closed before the broker", "error", err)
 				return
 			}
 			if snapshot.Stale {
-				b.see(nil, errors.Join(snapshot.Err, errStale))
+				b.see(nil, errors.Join(errStale, snapshot.Err), nil)
 			} else {
-				b.see(&snapshot, nil)
+				b.see(&snapshot, nil, complaints)
 			}
 		}
 	})
 	return nil
 }
 
+// maxComplaints bounds those that are remembered.
+const maxComplaints = 1024
+
 var errStale = errors.New("the registry is out of reach")
 
 // see takes in what the registry says, or why it says nothing: then all that was known
-// stays.
-func (b *Broker) see(snapshot *registry.Snapshot, stale error) {
+// stays. complaints are what was logged of instances.
+func (b *Broker) see(snapshot *registry.Snapshot, stale error, complaints map[string]string) {
 	if snapshot != nil {
 		var all []listed
 		for _, in := range snapshot.Instances {
 			of, err := listedBy(in, b.cfg.scheme())
-			if err != nil {
+			if err == nil {
+				delete(complaints, in.ID)
+			} else if complaints[in.ID] != err.Error() {
+				if len(complaints) >= maxComplaints {
+					clear(complaints)
+				}
+				complaints[in.ID] = err.Error()
 				b.cfg.Logger.Warn("a subscriber in the registry gets no events", "instance", in.ID, "error", err)
 			}
 			all = append(all, of...)

@@ -91,16 +91,13 @@ func plainType(s string) bool {
 	return s != "" && s[0] != ' ' && s[len(s)-1] != ' ' && !strings.HasPrefix(s, "application/cloudevents")
 }
 
-// read fills m from a request's header. The error, an InvalidArgument, means that it is
-// no event.
+// read fills m from a request's header. The error means that it is no event, or has too
+// much metadata.
 func read(m *broker.Message, h nethttp.Header) error {
 	for _, name := range slices.Sorted(maps.Keys(h)) {
 		key := strings.ToLower(name)
 		escaped := false
 		if rest, ok := strings.CutPrefix(key, strings.ToLower(metadataPrefix)); ok {
-			if strings.HasPrefix(rest, "ce-") || rest == "content-type" {
-				return status.Errorf(status.InvalidArgument, "the header %.80q is no metadata", name)
-			}
 			key, escaped = rest, true
 		} else if ofHTTP(key) {
 			continue
@@ -113,8 +110,12 @@ func read(m *broker.Message, h nethttp.Header) error {
 				}
 				value = text
 			}
+			before := m.Metadata.Len()
 			if err := m.SetHeader(key, value); err != nil {
 				return err
+			}
+			if len(key)+len(value) > metadata.MaxSize && m.Metadata.Len() == before {
+				return status.Errorf(status.ResourceExhausted, "the header %.80q has %d bytes, over the limit of %d", name, len(value), metadata.MaxSize)
 			}
 		}
 	}

@@ -58,6 +58,8 @@ type event struct {
 	all    int // targets it had
 	failed int
 	err    error // the first one
+	latest error // of an attempt, and at which link
+	at     *link
 }
 
 // A target is what gets an event once: a subscription without a group, or a group.
@@ -87,6 +89,7 @@ type link struct {
 	gone    chan struct{} // closed when the subscription has ended
 	number  uint64        // of the last request
 	failing bool
+	since   time.Time // when it began to fail
 	until   time.Time // then a failing one is chosen again
 }
 
@@ -381,17 +384,18 @@ func (o *outbox) deliver(l *link, p *posting, number uint64) {
 			p.numbers[l] = number
 		}
 		if p.ctx.Err() != nil || o.b.base.Err() != nil { // the attempt was cut short
-			if p.last == nil {
-				p.last = err
-			}
 			continue
 		}
 		p.last = err
-		o.fails(l, err)
+		long := o.fails(l, p, err, outcome == full)
 		if uncertain == 0 || uncertain >= maxUncertain {
 			if o.passOn(l, p) {
 				return
 			}
+		}
+		if long {
+			o.giveUp(l, p)
+			return
 		}
 		select {
 		case <-time.After(pause(p.rounds)):
@@ -420,13 +424,20 @@ func (o *outbox) works(l *link) {
 	}
 }
 
-func (o *outbox) fails(l *link, err error) {
+// fails reports whether there was no answer for so long that an event is not worth
+// more than one attempt: its publisher may wait for it.
+func (o *outbox) fails(l *link, p *posting, err error, answered bool) (long bool) {
+	now := time.Now()
 	o.mu.Lock()
+	p.latest, p.at = err, l
 	was := l.failing
-	l.failing, l.until = true, time.Now().Add(lastPause)
+	if !was || answered {
+		l.failing, l.since = true, now
+	}
+	l.until = now.Add(lastPause)
 	for i := 0; i < len(l.queue) && len(l.target.links) > 1; { // others take what has not begun
 		to := l.target.choose([]*link{l})
-		if to == nil || to.avoid(time.Now()) {
+		if to == nil || to.avoid(now) {
 			break
 		}
 		o.push(to, l.queue[i])
@@ -437,6 +448,7 @@ func (o *outbox) fails(l *link, err error) {
 		o.b.log(slog.LevelWarn, "a subscriber of events does not take them, which is tried again",
 			slog.String("subscriber", l.String()), slog.Any("error", err))
 	}
+	return now.Sub(l.since) > o.b.cfg.PublishTimeout // only this goroutine writes since
 }
 
 func (l *link) String() string { return l.target.String() + " at " + l.address }
@@ -475,16 +487,21 @@ func (o *outbox) pass(l *link, p *posting) {
 func (o *outbox) giveUp(l *link, p *posting) {
 	why := p.last
 	if e := context.Cause(p.ctx); e != nil {
-		if p.ctx.Err() != nil && o.b.base.Err() != nil {
+		if o.b.base.Err() != nil {
 			e = broker.ErrClosed
 		}
-		if why == nil {
-			why = fmt.Errorf("earlier events are not accepted yet: %w", e)
-		} else {
+		switch {
+		case why != nil:
 			why = fmt.Errorf("%w; %w after %d attempts", why, e, p.attempts)
+		case p.attempts > 0:
+			why = fmt.Errorf("it has not answered: %w", e)
+		default:
+			why = fmt.Errorf("earlier events are not accepted yet: %w", e)
 		}
 	} else if why == nil {
 		why = broker.ErrClosed
+	} else if p.attempts > 1 {
+		why = fmt.Errorf("%w; given up after %d attempts", why, p.attempts)
 	}
 	o.finish(p, fmt.Errorf("%s: %w", l, why))
 }
@@ -537,6 +554,7 @@ func (e *event) outcome() error {
 	}
 	code := status.Unavailable
 	switch {
+	case errors.Is(e.err, broker.ErrClosed):
 	case errors.Is(e.err, context.Canceled):
 		code = status.Canceled
 	case errors.Is(e.err, context.DeadlineExceeded) && !errors.Is(e.err, errPatience):
@@ -554,10 +572,14 @@ func (o *outbox) overdue(ctx context.Context, e *event) error {
 	if errors.Is(cause, errPatience) {
 		code = status.Unavailable
 	}
-	if e.err != nil {
-		return status.Errorf(code, "event for %s: not known to be accepted by %d of %d: %w; %w", e.topic, e.left+e.failed, e.all, e.err, cause)
+	why := e.err
+	if why == nil && e.latest != nil {
+		why = fmt.Errorf("%s: %w", e.at, e.latest)
 	}
-	return status.Errorf(code, "event for %s: not known to be accepted by %d of %d: %w", e.topic, e.left, e.all, cause)
+	if why == nil {
+		return status.Errorf(code, "event for %s: not known to be accepted by %d of %d: %w", e.topic, e.left, e.all, cause)
+	}
+	return status.Errorf(code, "event for %s: not known to be accepted by %d of %d: %w; %w", e.topic, e.left+e.failed, e.all, why, cause)
 }
 
 // note keeps a failure for Flush. o.mu is held.

@@ -22,6 +22,7 @@ const (
 	accepted outcome = iota
 	ended            // the subscription has
 	refused          // for good
+	full             // there is no room now: to be posted again
 	later            // not accepted, and to be posted again
 	unknown          // perhaps accepted, and to be posted again
 )
@@ -55,7 +56,7 @@ func (b *Broker) post(l *link, e *event, number uint64) (outcome, error) {
 	}
 	res, err := b.client.RoundTrip(r.WithContext(ctx))
 	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
+		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
 			err = fmt.Errorf("%w (%w)", cause, err)
 		}
 		if connected.Load() {
@@ -73,7 +74,7 @@ func (b *Broker) post(l *link, e *event, number uint64) (outcome, error) {
 	case nethttp.StatusGone:
 		return ended, err
 	case nethttp.StatusServiceUnavailable, nethttp.StatusTooManyRequests, nethttp.StatusTooEarly:
-		return later, err
+		return full, err
 	case nethttp.StatusRequestTimeout:
 		return unknown, err
 	}

@@ -117,10 +117,14 @@ func (b *Broker) registered() error {
 	if reg == nil {
 		return status.New(status.Unavailable, "this process is not in the registry")
 	}
-	if state := reg.State(); !state.Registered {
-		return status.Errorf(status.Unavailable, "this process is not in the registry: %w", state.LastError)
+	state := reg.State()
+	switch {
+	case state.Registered:
+		return nil
+	case state.LastError == nil:
+		return status.New(status.Unavailable, "this process is not in the registry now")
 	}
-	return nil
+	return status.Errorf(status.Unavailable, "this process is not in the registry: %w", state.LastError)
 }
 
 // deregisterTimeout bounds how long closing waits for the registry: publishers hear
