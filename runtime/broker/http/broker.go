@@ -67,7 +67,7 @@ func New(cfg Config) (*Broker, error) {
 	b.closing, b.close = context.WithCancel(context.Background())
 	b.client = newClient(cfg)
 	b.outbox = newOutbox(b)
-	b.inbox = newInbox()
+	b.inbox = newInbox(cfg)
 	return b, nil
 }
 

@@ -20,10 +20,12 @@ type inbox struct {
 	next map[string]int           // of each group's members, for events without a subscription
 	room chan struct{}            // closed and replaced when a full subscription has room
 	full bool                     // somebody waits for that
+	wait time.Duration
 }
 
-func newInbox() *inbox {
+func newInbox(cfg Config) *inbox {
 	return &inbox{
+		wait: min(maxRoomWait, cfg.PostTimeout/2), // publishers are likely to have the same
 		subs: make(map[string]*subscription),
 		open: make(map[*subscription]bool),
 		next: make(map[string]int),
@@ -82,8 +84,9 @@ func (in *inbox) makeRoom() {
 	}
 }
 
-// roomWait is how long a request waits for room before its sender is to come again.
-const roomWait = time.Second
+// maxRoomWait bounds how long a request waits for room before its sender is to come
+// again.
+const maxRoomWait = time.Second
 
 // A request is an event that is posted.
 type request struct {
@@ -124,7 +127,7 @@ func (in *inbox) accept(ctx context.Context, r *request) (code int, reason strin
 			return nethttp.StatusAccepted, ""
 		}
 		if timeout == nil {
-			timer := time.NewTimer(roomWait)
+			timer := time.NewTimer(in.wait)
 			defer timer.Stop()
 			timeout = timer.C
 		}

@@ -73,7 +73,7 @@ func listen(ctx context.Context, b *Broker, what string) (*listener, error) {
 		Handler:           l,
 		ReadHeaderTimeout: b.cfg.ReadTimeout,
 		ReadTimeout:       b.cfg.ReadTimeout,
-		WriteTimeout:      2*b.cfg.ReadTimeout + roomWait, // it begins with the reading
+		WriteTimeout:      2*b.cfg.ReadTimeout + maxRoomWait, // it begins with the reading
 		IdleTimeout:       b.cfg.IdleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		TLSConfig:         tlsConfig,
