@@ -3,6 +3,7 @@ package broker_test
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"os"
@@ -19,6 +20,7 @@ import (
 	"github.com/protomicro/micro/runtime/broker"
 	brokerhttp "github.com/protomicro/micro/runtime/broker/http"
 	"github.com/protomicro/micro/runtime/registry/etcd"
+	"github.com/protomicro/micro/runtime/registry/mdns"
 )
 
 // envSubscriber has this program subscribe: the endpoint of etcd.
@@ -185,4 +187,36 @@ func TestHTTPSubscriberKilled(t *testing.T) {
 		}
 		return err == nil
 	})
+}
+
+// Two processes that have multicast DNS alone: nothing else runs.
+func TestHTTPOverMDNS(t *testing.T) {
+	namespace := "e-" + strings.ToLower(rand.Text()[:12])
+	open := func() *brokerhttp.Broker {
+		r, err := mdns.New(mdns.Config{Namespace: namespace, Logger: quiet}) // on the loopback interface
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := r.Close(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+		b, err := brokerhttp.New(brokerhttp.Config{Registry: r, Logger: quiet})
+		if err != nil {
+			t.Fatal(err)
+		}
+		closeAtEnd(t, b)
+		return b
+	}
+	p, s := open(), open()
+	in := newInbox()
+	subscribe(t, s, broker.SubscribeConfig{Topic: "orders.*.placed"}, in.handle)
+	subscribe(t, s, broker.SubscribeConfig{Topic: "orders.*.placed", Group: "g"}, in.handle)
+	for i := range 20 {
+		topic := fmt.Sprintf("%s%d.*.placed", strings.Repeat("x", 60), i)
+		subscribe(t, s, broker.SubscribeConfig{Topic: topic, Group: "g"}, nothing)
+	}
+	publish(t, p, "orders.eu.placed", "1")
+	in.want(t, "1", "1")
 }

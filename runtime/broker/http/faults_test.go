@@ -535,3 +535,61 @@ func (j *journal) String() string {
 	defer j.mu.Unlock()
 	return j.text.String()
 }
+
+// A subscription is closed and the registry still lists it: the process itself says so.
+func TestClosedBeforeTheRegistryKnows(t *testing.T) {
+	s := newSystem(Config{})
+	leaving, stays := s.open(t), s.open(t)
+	in, none := make(inboxOf, 100), make(inboxOf, 100)
+	subscribe(t, stays, broker.SubscribeConfig{Topic: "a", Group: "g"}, in.handle)
+	for _, group := range []string{"g", "g", ""} {
+		subscribe(t, leaving, broker.SubscribeConfig{Topic: "a", Group: group}, none.handle).(*subscription).refuse()
+	}
+	p := s.open(t)
+	for i := range 10 {
+		if err := p.Publish(within(t), event1("a", fmt.Sprint(i))); err != nil {
+			t.Fatal(err)
+		}
+		if got := in.next(t); got != fmt.Sprint(i) {
+			t.Errorf("got %q; want %d", got, i)
+		}
+	}
+	if len(none) != 0 {
+		t.Errorf("%d events came to subscriptions that are closed", len(none))
+	}
+}
+
+// The time to close is over before what was accepted is handled: that is counted and
+// logged.
+func TestCloseDrops(t *testing.T) {
+	var log journal
+	s := newSystem(Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	b := s.open(t)
+	began := make(chan struct{}, 10)
+	sub := subscribe(t, b, broker.SubscribeConfig{Topic: "a", Concurrency: 1, MaxInFlight: 2}, func(ctx context.Context, _ *broker.Message) error {
+		began <- struct{}{}
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	const n = 7
+	for i := range n {
+		if err := b.Publish(within(t), event1("a", fmt.Sprint(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-began
+	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+	defer cancel()
+	if err := sub.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	if state := sub.State(); state.Dropped != n || state.Active || !errors.Is(state.LastError, broker.ErrClosed) {
+		t.Errorf("got %+v", state)
+	}
+	if text := log.String(); !strings.Contains(text, "there was no time to handle them") || !strings.Contains(text, fmt.Sprint("dropped=", n)) {
+		t.Errorf("the log is:\n%s", text)
+	}
+	if err := b.Publish(within(t), event1("a", "")); err != nil { // for nobody
+		t.Error(err)
+	}
+}
