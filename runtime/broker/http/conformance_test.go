@@ -17,23 +17,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 var quiet = slog.New(slog.DiscardHandler)
 
 func TestConformance(t *testing.T) {
-	for name, cfg := range map[string]func(t *testing.T) Config{
-		"HTTP":  func(*testing.T) Config { return Config{} },
-		"HTTPS": func(t *testing.T) Config { s, c := certificates(t); return Config{ServerTLS: s, ClientTLS: c} },
-	} {
-		t.Run(name, func(t *testing.T) {
-			cfg := cfg(t)
-			brokertest.Run(t, brokertest.Config{
-				New: func(t *testing.T) broker.Broker {
-					return (&system{cfg: cfg, registry: memory.New()}).join(t)
-				},
-				Join: func(t *testing.T, b broker.Broker) broker.Broker {
-					return b.(*member).system.join(t)
-				},
-				Retries: true,
-			})
-		})
-	}
+	brokertest.Run(t, brokertest.Config{
+		New:     func(t *testing.T) broker.Broker { return newSystem(Config{}).join(t) },
+		Join:    func(t *testing.T, b broker.Broker) broker.Broker { return b.(*member).system.join(t) },
+		Retries: true,
+	})
 }
 
 // A system is the brokers of one registry.

@@ -191,7 +191,8 @@ func TestTLSKeepsOthersOut(t *testing.T) {
 	forServer, forClient := certificates(t)
 	s := newSystem(Config{ServerTLS: forServer, ClientTLS: forClient, PublishTimeout: time.Second})
 	forServer.ClientAuth = tls.RequireAnyClientCert
-	subscribe(t, s.open(t), broker.SubscribeConfig{Topic: "a"}, func(context.Context, *broker.Message) error { return nil })
+	in := make(inboxOf, 10)
+	subscribe(t, s.open(t), broker.SubscribeConfig{Topic: "a"}, in.handle)
 	nobody := s.open(t)
 	s.cfg.ClientTLS = &tls.Config{}
 	distrustful := s.open(t)
@@ -201,8 +202,15 @@ func TestTLSKeepsOthersOut(t *testing.T) {
 	}
 	publishing.Wait()
 	s.cfg.ClientTLS = &tls.Config{RootCAs: forClient.RootCAs, Certificates: forServer.Certificates}
-	if err := s.open(t).Publish(within(t), event1("a", "")); err != nil {
-		t.Error(err)
+	s.cfg.PublishTimeout = patience
+	p := s.open(t)
+	for i := range 10 {
+		if err := p.Publish(within(t), event1("a", fmt.Sprint(i))); err != nil {
+			t.Fatal(err)
+		}
+		if got := in.next(t); got != fmt.Sprint(i) {
+			t.Errorf("got %q; want %d", got, i)
+		}
 	}
 }
 
