@@ -16,7 +16,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if natstest.Serve() {
+	if natstest.Serve() || subscriber() {
 		return
 	}
 	goleak.VerifyTestMain(m)

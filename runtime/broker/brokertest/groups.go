@@ -18,7 +18,7 @@ var groupCases = []testCase{
 	{"wildcards", testWildcards, nil},
 	{"one group on overlapping topics", testOverlap, nil},
 	{"bound of handlers", testConcurrency, nil},
-	{"bound of what is in flight", testMaxInFlight, atLeastOnce},
+	{"bound of what is in flight", testMaxInFlight, retries},
 	{"bound of what is in flight, of all members", testMaxInFlightOfGroup, atLeastOnce},
 }
 

@@ -14,7 +14,7 @@ import (
 
 var orderCases = []testCase{
 	{"order for each key", testOrder, nil},
-	{"a failure holds back its key alone", testOrderFailure, atLeastOnce},
+	{"a failure holds back its key alone", testOrderFailure, retries},
 	{"order in a group", testOrderGroup, orderedGroups},
 }
 
@@ -85,7 +85,7 @@ func testOrder(t *testing.T, s *suite) {
 	subscribe(t, s.b, broker.SubscribeConfig{Topic: clock, Ordered: true, Concurrency: 4, Backoff: []time.Duration{0}},
 		func(_ context.Context, m *broker.Message) error {
 			return q.handle(m, func() error {
-				if s.AtLeastOnce && m.Attempt < 3 && strings.HasSuffix(string(m.Body), "7") {
+				if s.Retries && m.Attempt < 3 && strings.HasSuffix(string(m.Body), "7") {
 					return errFailure
 				}
 				return nil

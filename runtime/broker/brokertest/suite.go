@@ -29,9 +29,13 @@ type Config struct {
 
 	// AtLeastOnce says that messages are delivered until they are handled: after
 	// a failure and its backoff, when a member of the group has gone, and to a group
-	// that had no member for a while. Without it, a message is given up at its first
-	// failure.
+	// that had no member for a while. Without it and without Retries, a message is given
+	// up at its first failure.
 	AtLeastOnce bool
+	// Retries says that a message whose handler fails is tried again after its backoff.
+	// AtLeastOnce implies it; where it stands alone, the process that has the message
+	// does so itself.
+	Retries bool
 	// Stores says that subscriptions start where they ask to, that messages have
 	// sequences, and that a message is stored once.
 	Stores bool
@@ -57,6 +61,7 @@ func Run(t *testing.T, cfg Config) {
 	if cfg.MaxBody == 0 {
 		cfg.MaxBody = 900_000
 	}
+	cfg.Retries = cfg.Retries || cfg.AtLeastOnce
 	for _, group := range [][]testCase{messageCases, refusalCases, asyncCases, groupCases, failureCases, deadLetterCases,
 		orderCases, storeCases, closeCases} {
 		for _, c := range group {
@@ -82,6 +87,7 @@ type testCase struct {
 }
 
 func atLeastOnce(cfg Config) bool   { return cfg.AtLeastOnce }
+func retries(cfg Config) bool       { return cfg.Retries }
 func stores(cfg Config) bool        { return cfg.Stores }
 func orderedGroups(cfg Config) bool { return cfg.OrderedGroups && cfg.AtLeastOnce }
 
@@ -102,9 +108,9 @@ func (s *suite) join(t *testing.T) broker.Broker {
 	return b
 }
 
-// attempts is n where messages are delivered again.
+// attempts is n where messages that fail are tried again.
 func (s *suite) attempts(n int) int {
-	if s.AtLeastOnce {
+	if s.Retries {
 		return n
 	}
 	return 1
