@@ -26,7 +26,7 @@ for root in $(sed -n 's/^  - path: //p' buf.yaml); do
 			--micro_out="$work/protoc" --micro_opt=module=github.com/protomicro/micro
 done
 
-find proto internal/gen examples/*/gen -type f \( -name '*.pb.go' -o -name '*.micro.go' \) \
+find proto internal/gen e2e/internal/gen examples/*/gen -type f \( -name '*.pb.go' -o -name '*.micro.go' \) \
 	-exec cp --parents -t "$work/tree" {} +
 
 compare() {

@@ -22,5 +22,5 @@ fi
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 .bin/buf generate -o "$out"
-find proto internal/gen examples/*/gen -type f \( -name '*.pb.go' -o -name '*.micro.go' \) -delete
+find proto internal/gen e2e/internal/gen examples/*/gen -type f \( -name '*.pb.go' -o -name '*.micro.go' \) -delete
 cp -R "$out"/. .

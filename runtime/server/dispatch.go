@@ -287,7 +287,7 @@ func (d *dispatcher) reply(call *request, reply transport.Replier, outcome *stat
 
 func (d *dispatcher) unsent(call *request, err error) {
 	level := slog.LevelWarn
-	if status.CodeOf(err) == status.Canceled {
+	if c := status.CodeOf(err); c == status.Canceled || c == status.DeadlineExceeded {
 		level = slog.LevelDebug // the caller has gone, which is its right
 	}
 	d.logger.Log(context.Background(), level, "response not sent", "procedure", call.req.Procedure, "error", err)

@@ -16,6 +16,7 @@ package http
 import (
 	"crypto/tls"
 	"log/slog"
+	"math"
 	"time"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -32,6 +33,7 @@ const (
 	DefaultWindowMessages = stream.DefaultWindowMessages // 4096
 	DefaultWindowBytes    = stream.DefaultWindowBytes    // 1 MiB
 	DefaultHeartbeat      = stream.DefaultHeartbeat      // 2 s
+	DefaultGzipMinSize    = 1 << 10                      // 1 KiB
 	DefaultReadTimeout    = 30 * time.Second
 	DefaultIdleTimeout    = 2 * time.Minute
 )
@@ -96,14 +98,20 @@ type Config struct {
 	// that have no HTTP/2 there. It has no bidirectional streams. With TLS, client and
 	// server agree by themselves.
 	HTTP1 bool
-	// Gzip has clients of Connect, gRPC and gRPC-Web compress requests of 1 KiB and
-	// more. Responses are compressed where both sides can, whatever it says. Native
-	// messages are never.
+	// Gzip has clients of Connect, gRPC and gRPC-Web compress requests. Responses are
+	// compressed where both sides can, whatever it says. Native messages are never.
 	Gzip bool
+	// GzipMinSize is the size of the smallest message that is worth being compressed, in
+	// bytes. Default: [DefaultGzipMinSize]. A negative one means that all are.
+	GzipMinSize int
 	// MaxMessage bounds a message, in bytes of body and header: requests, replies and
 	// the messages of streams, in both directions, uncompressed. Default:
 	// [DefaultMaxMessage].
 	MaxMessage int
+	// MaxReceive bounds a message that is received by Connect, gRPC and gRPC-Web, where
+	// that is to be less than what may be sent, in bytes of the message alone,
+	// uncompressed. Default, and most: MaxMessage.
+	MaxReceive int
 	// WindowMessages and WindowBytes bound what a stream of the native protocol, and a
 	// listener for any stream, holds for a reader that is slower than its writer, in
 	// each direction. Beyond that, HTTP/2 has windows of its own. Defaults:
@@ -150,6 +158,7 @@ func (cfg Config) withDefaults() (Config, error) {
 		fallback int
 	}{
 		{"MaxMessage", &cfg.MaxMessage, DefaultMaxMessage},
+		{"MaxReceive", &cfg.MaxReceive, math.MaxInt},
 		{"WindowMessages", &cfg.WindowMessages, DefaultWindowMessages},
 		{"WindowBytes", &cfg.WindowBytes, DefaultWindowBytes},
 	} {
@@ -160,6 +169,13 @@ func (cfg Config) withDefaults() (Config, error) {
 			return cfg, status.Errorf(status.InvalidArgument, "http: Config.%s is %d", n.name, *n.value)
 		}
 	}
+	switch {
+	case cfg.GzipMinSize == 0:
+		cfg.GzipMinSize = DefaultGzipMinSize
+	case cfg.GzipMinSize < 0:
+		cfg.GzipMinSize = 0
+	}
+	cfg.MaxReceive = min(cfg.MaxReceive, cfg.MaxMessage)
 	for _, d := range []struct {
 		name     string
 		value    *time.Duration

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/protomicro/micro/runtime/codec"
+	"github.com/protomicro/micro/runtime/codec/jsonrpc"
 	"github.com/protomicro/micro/runtime/metadata"
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
@@ -108,5 +109,48 @@ func TestFrameReader(t *testing.T) {
 		if !errors.Is(err, want) || want == nil && err != nil {
 			t.Errorf("%q: got %q, %v, want %v", text, b, err, want)
 		}
+	}
+}
+
+// TestNothingOfTheRequestIsKept has HTTP get nothing that lies in the memory of a
+// request's frame: HTTP/2 refers to the headers it has sent for as long as its
+// connection lives, and the frame's memory is used again.
+func TestNothingOfTheRequestIsKept(t *testing.T) {
+	tr, err := New(Config{Protocol: GRPC})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := tr.Dial(t.Context(), "http:127.0.0.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := conn.(*foreignConn)
+	want := codec.Request{
+		Tag: codec.Tag{ID: []byte(`"an id"`), Dialect: jsonrpc.Version2}, Procedure: "a.B/C",
+		Metadata: metadata.Pairs("key", "a value", "7", "8", "key-bin", "\x00"),
+	}
+	frame, err := encodingJSON.request(&want, []byte("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var req codec.Request
+	enc, err := c.parse(transport.Message{Body: frame}, &req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := make(nethttp.Header)
+	toHeader(h, req.Metadata)
+	c.client(req.Procedure, enc)
+	for i := range frame {
+		frame[i] = 'x'
+	}
+	if req.Procedure != want.Procedure || string(req.ID) != string(want.ID) {
+		t.Errorf("the procedure has become %q and the id %q", req.Procedure, req.ID)
+	}
+	if h.Get("Key") != "a value" || len(h["7"]) != 1 || h["7"][0] != "8" || len(h) != 3 {
+		t.Errorf("the headers have become %q", h)
+	}
+	if _, ok := c.clients.Load(clientKey{want.Procedure, enc}); !ok {
+		t.Error("the client of the procedure is not found any more")
 	}
 }

@@ -232,10 +232,10 @@ type upward struct {
 func (u *upward) start() {
 	u.done = make(chan struct{})
 	go func() {
-		defer close(u.done)
 		u.err = u.run()
+		close(u.done)
 		if u.err != nil {
-			_ = u.to.Close() // the handler is told, and so is who reads
+			_ = u.to.Close() // the handler is told, and so is who reads, and then asks why
 		}
 	}()
 }

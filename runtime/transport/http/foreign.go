@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	nethttp "net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,9 +30,9 @@ type clientKey struct {
 // clientOptions are those of every client of the transport.
 func (t *Transport) clientOptions() []connect.ClientOption {
 	options := []connect.ClientOption{
-		connect.WithReadMaxBytes(t.cfg.MaxMessage),
+		connect.WithReadMaxBytes(t.cfg.MaxReceive),
 		connect.WithSendMaxBytes(t.cfg.MaxMessage),
-		connect.WithCompressMinBytes(compressFrom),
+		connect.WithCompressMinBytes(t.cfg.GzipMinSize),
 	}
 	switch t.cfg.Protocol {
 	case GRPC:
@@ -75,7 +76,9 @@ func (c *foreignConn) parse(m transport.Message, req *codec.Request) (*encoding,
 		return nil, status.Errorf(status.Unimplemented, "%v carries protobuf and JSON and not %.80q (use the codec proto-rpc or json-rpc)",
 			c.transport.cfg.Protocol, m.Header.Get(transport.HeaderContentType)).WithCause(transport.ErrNotStarted)
 	}
-	if err := enc.ParseRequest(m.Body, req); err != nil {
+	err := enc.ParseRequest(m.Body, req)
+	req.Procedure, req.ID = strings.Clone(req.Procedure), bytes.Clone(req.ID) // which outlive the call; the body is the caller's
+	if err != nil {
 		return nil, status.Errorf(status.InvalidArgument, "%v carries requests only: %s",
 			c.transport.cfg.Protocol, status.From(err).Message()).WithCause(transport.ErrNotStarted)
 	}
@@ -116,7 +119,7 @@ func (c *foreignConn) Call(ctx context.Context, m transport.Message) (transport.
 	if err != nil {
 		return c.failed(ctx, enc, &a, &answer, info, err)
 	}
-	takeMetadata(&answer, info)
+	c.takeMetadata(&answer, info)
 	return c.frame(enc, &answer, res.Msg.body)
 }
 
@@ -127,9 +130,10 @@ type responded interface {
 }
 
 // takeMetadata adds a response's to res. A response of gRPC that is nothing but a
-// trailer has that as its header.
-func takeMetadata(res *codec.Response, from responded) {
-	if header := from.ResponseHeader(); header.Get("Grpc-Status") == "" {
+// trailer has that as its header. In gRPC-Web, where such a response is made on the way
+// from one of gRPC, it may have both there, and nothing tells which is which.
+func (c *foreignConn) takeMetadata(res *codec.Response, from responded) {
+	if header := from.ResponseHeader(); header.Get("Grpc-Status") == "" || c.transport.cfg.Protocol == GRPCWeb {
 		fromResponse(&res.Metadata, header)
 	}
 	fromResponse(&res.Trailer, from.ResponseTrailer())
@@ -150,7 +154,7 @@ func (c *foreignConn) failed(ctx context.Context, enc *encoding, a *attempt, ans
 	}
 	answer.Err = e
 	if from != nil {
-		takeMetadata(answer, from)
+		c.takeMetadata(answer, from)
 	}
 	return c.frame(enc, answer, nil)
 }

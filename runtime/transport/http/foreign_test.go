@@ -455,3 +455,83 @@ func TestGzip(t *testing.T) {
 		}
 	}
 }
+
+// TestGzipMinSize has a small request compressed where it is to be.
+func TestGzipMinSize(t *testing.T) {
+	addr := connectServer(t, nil, http2Only)
+	for size, want := range map[int]string{-1: "gzip", 20: "", 0: ""} {
+		c := echotest.Dial(t, client.Config{Transport: open(t, http.Config{Protocol: http.Connect, Gzip: true, GzipMinSize: size})})
+		var md metadata.MD
+		_, err := echov1micro.NewEchoClient(c).Echo(within(t), &echov1.EchoRequest{Text: "small"}, client.WithAddress(addr), client.WithResponseMetadata(&md))
+		if got := md.Get("echo-content-encoding"); err != nil || got != want {
+			t.Errorf("from %d bytes: encoding %q, %v", size, got, err)
+		}
+	}
+}
+
+// TestMaxReceive has both sides refuse what is larger than they take, and send what is.
+func TestMaxReceive(t *testing.T) {
+	const limit = 1000
+	large, small := &echov1.EchoRequest{Body: make([]byte, 2*limit)}, &echov1.EchoRequest{Body: make([]byte, limit/2)}
+	_, _, s := serve(t, http.Config{MaxReceive: limit})
+	_, _, other := serve(t, http.Config{})
+	for p := range protocols {
+		for _, cd := range codecs() {
+			call := func(cfg http.Config, addr transport.Address, req *echov1.EchoRequest) error {
+				cfg.Protocol = p
+				c := echotest.Dial(t, client.Config{Transport: open(t, cfg), Codec: cd})
+				_, err := echov1micro.NewEchoClient(c).Echo(within(t), req, client.WithAddress(addr))
+				return err
+			}
+			if err := call(http.Config{}, s.Address(), large); status.CodeOf(err) != status.ResourceExhausted {
+				t.Errorf("%v, %s: a large request: %v", p, cd.Name(), err)
+			}
+			if err := call(http.Config{MaxReceive: limit}, other.Address(), large); status.CodeOf(err) != status.ResourceExhausted {
+				t.Errorf("%v, %s: a large response: %v", p, cd.Name(), err)
+			}
+			if err := call(http.Config{MaxReceive: limit}, s.Address(), small); err != nil {
+				t.Errorf("%v, %s: small ones: %v", p, cd.Name(), err)
+			}
+			c := echotest.Dial(t, client.Config{Transport: open(t, http.Config{Protocol: p}), Codec: cd})
+			count, err := echov1micro.NewStreamClient(c).Count(within(t), &echov1.CountRequest{Messages: 1, Size: 2 * limit}, client.WithAddress(s.Address()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m, err := count.Recv(); err != nil || len(m.GetBody()) != 2*limit {
+				t.Errorf("%v, %s: what is sent is bounded, too: %v", p, cd.Name(), err)
+			}
+			_ = count.Close()
+		}
+	}
+}
+
+// TestTrailersOnly has a server of gRPC answer with nothing but headers, which are a
+// trailer then, with an error and without.
+func TestTrailersOnly(t *testing.T) {
+	for p, contentType := range map[http.Protocol]string{http.GRPC: "application/grpc", http.GRPCWeb: "application/grpc-web"} {
+		for _, code := range []status.Code{status.OK, status.NotFound} {
+			s := httptest.NewUnstartedServer(nethttp.HandlerFunc(func(w nethttp.ResponseWriter, r *nethttp.Request) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				w.Header().Set("Content-Type", contentType)
+				w.Header().Set("Grpc-Status", fmt.Sprint(uint32(code)))
+				w.Header().Set("X-Key", "value")
+			}))
+			s.Config.Protocols = new(nethttp.Protocols)
+			http2Only(s.Config.Protocols)
+			s.Start()
+			t.Cleanup(s.Close)
+			addr := client.WithAddress(transport.Address(strings.Replace(s.URL, "://", ":", 1)))
+			streams := echov1micro.NewStreamClient(echotest.Dial(t, client.Config{Transport: open(t, http.Config{Protocol: p})}))
+			count, err := streams.Count(within(t), &echov1.CountRequest{}, addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := count.Recv(); code == status.OK && !errors.Is(err, io.EOF) || code != status.OK && status.CodeOf(err) != code {
+				t.Errorf("%v: %v is %v", p, code, err)
+			}
+			if _, leading := count.ResponseMetadata().Lookup("x-key"); count.ResponseTrailer().Get("x-key") != "value" || leading != (p == http.GRPCWeb) {
+				t.Errorf("%v, %v: leading metadata %v, trailing %v", p, code, count.ResponseMetadata(), count.ResponseTrailer())
+			}
+		}
+	}
+}

@@ -263,7 +263,7 @@ func (s *foreignStream) complete(payload []byte) error {
 	if payload == nil {
 		payload = s.enc.empty()
 	}
-	takeMetadata(&res, s.responded())
+	s.conn.takeMetadata(&res, s.responded())
 	answer, err := s.conn.frame(s.enc, &res, payload)
 	if err != nil {
 		return s.endWith(err, transport.Message{})

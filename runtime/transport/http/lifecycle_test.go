@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,6 +37,7 @@ func TestConfig(t *testing.T) {
 		"Protocol":   {Protocol: 9},
 		"HTTP1":      {Protocol: http.GRPC, HTTP1: true},
 		"MaxMessage": {MaxMessage: -1},
+		"MaxReceive": {MaxReceive: -1},
 		"Heartbeat":  {Heartbeat: -1},
 	} {
 		if _, err := http.New(cfg); status.CodeOf(err) != status.InvalidArgument || !strings.Contains(err.Error(), "Config."+name) {
@@ -57,6 +60,32 @@ func TestConfig(t *testing.T) {
 			t.Errorf("%s: got %v, %v", name, l, err)
 		}
 	}
+}
+
+// TestStopIsNoFault has listeners stop, which is not to be logged as a failure.
+func TestStopIsNoFault(t *testing.T) {
+	var log lastLine
+	tr := open(t, http.Config{Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))})
+	for range 100 {
+		l, err := tr.Listen(within(t), transport.ListenConfig{Instance: "one", Handler: idle{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Shutdown(within(t)); err != nil {
+			t.Error(err)
+		}
+	}
+	if line := log.Load(); line != nil {
+		t.Errorf("logged: %s", *line)
+	}
+}
+
+// A lastLine keeps the last line that is written.
+type lastLine struct{ atomic.Pointer[string] }
+
+func (l *lastLine) Write(line []byte) (int, error) {
+	l.Store(new(string(line)))
+	return len(line), nil
 }
 
 func TestAddresses(t *testing.T) {

@@ -36,6 +36,7 @@ type listener struct {
 	lastID    atomic.Uint64
 	pending   atomic.Int64 // calls whose bodies are read or that wait or run
 	failed    atomic.Pointer[error]
+	stopping  atomic.Bool
 
 	procedures sync.Map // of *connect.Handler, by procedure
 	errors     *connect.ErrorWriter
@@ -103,8 +104,7 @@ func (l *listener) serve() {
 	if l.server.TLSConfig != nil {
 		serve = func() error { return l.server.ServeTLS(l.tcp, "", "") }
 	}
-	// Its own error says so only when it has heard that it is to end.
-	if err := serve(); !errors.Is(err, nethttp.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+	if err := serve(); !errors.Is(err, nethttp.ErrServerClosed) && !l.stopping.Load() {
 		e := error(status.Errorf(status.Unavailable, "http: %s takes no connections since %s: %v",
 			l.address, time.Now().Format(time.RFC3339), err))
 		l.failed.Store(&e)
@@ -148,6 +148,7 @@ const flushTimeout = 5 * time.Second
 
 // finish closes the port, waits for the handlers and closes the connections.
 func (l *listener) finish(ready chan<- struct{}) {
+	l.stopping.Store(true)
 	_ = l.tcp.Close() // is what it is for
 	ctx, cancel := context.WithCancel(context.Background())
 	closed := make(chan struct{})

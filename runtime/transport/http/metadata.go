@@ -89,9 +89,11 @@ func addValue(md *metadata.MD, key, v string) bool {
 	return true
 }
 
-// toHeader puts md into a header of HTTP.
+// toHeader puts md into a header of HTTP. It copies, since HTTP/2 refers to what it has
+// sent for as long as its connection lives, and md may be part of a frame.
 func toHeader(h nethttp.Header, md metadata.MD) {
 	for key, value := range md.All() {
+		key, value := strings.Clone(key), strings.Clone(value)
 		switch {
 		case key == rpc.KeyAttempt:
 			if n, err := strconv.ParseUint(value, 10, 30); err == nil && n > 1 {

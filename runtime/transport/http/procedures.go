@@ -54,14 +54,11 @@ func specOf(files Resolver, procedure string) *rpc.Spec {
 	return spec
 }
 
-// compressFrom is the smallest message that is worth being compressed.
-const compressFrom = 1 << 10
-
 func (l *listener) handlerOptions(spec *rpc.Spec) []connect.HandlerOption {
 	options := []connect.HandlerOption{
-		connect.WithReadMaxBytes(l.transport.cfg.MaxMessage),
+		connect.WithReadMaxBytes(l.transport.cfg.MaxReceive),
 		connect.WithSendMaxBytes(l.transport.cfg.MaxMessage),
-		connect.WithCompressMinBytes(compressFrom),
+		connect.WithCompressMinBytes(l.transport.cfg.GzipMinSize),
 	}
 	for _, c := range codecs {
 		options = append(options, connect.WithCodec(c))
@@ -144,7 +141,18 @@ func (l *listener) serveUnknown(w nethttp.ResponseWriter, r *nethttp.Request, pr
 		nethttp.NotFound(w, r)
 		return
 	}
-	l.writeError(w, r, status.Errorf(status.Unimplemented, "no method %.120q here", procedure))
+	l.writeError(notFound{w}, r, status.Errorf(status.Unimplemented, "no method %.120q here", procedure))
+}
+
+// A notFound has the HTTP status that Connect gives for an unknown path, in place of
+// that for the error's code.
+type notFound struct{ nethttp.ResponseWriter }
+
+func (w notFound) WriteHeader(code int) {
+	if code == nethttp.StatusNotImplemented {
+		code = nethttp.StatusNotFound
+	}
+	w.ResponseWriter.WriteHeader(code)
 }
 
 func (l *listener) writeError(w nethttp.ResponseWriter, r *nethttp.Request, e *status.Error) {

@@ -301,6 +301,16 @@ func TestFaults(t *testing.T) {
 			return err
 		}
 		want("no method", echo("echo.v1.Echo/Nope", nil, 0), connect.CodeUnimplemented, "echo.v1.Echo/Nope")
+		for _, path := range []string{"/echo.v1.Echo/Nope", "/nope.v1.Echo/Echo"} {
+			res, err := c.Post(url+path, "application/proto", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if body, err := io.ReadAll(res.Body); res.StatusCode != nethttp.StatusNotFound || !strings.Contains(string(body), "unimplemented") {
+				t.Errorf("%s: HTTP status %s, %q, %v", path, res.Status, body, err)
+			}
+			_ = res.Body.Close()
+		}
 		want("no service", echo("nope.v1.Echo/Echo", nil, 0), connect.CodeUnimplemented, "nope.v1.Echo/Echo")
 		want("too large", echo("echo.v1.Echo/Echo", nil, 20_000), connect.CodeResourceExhausted, "")
 		want("reserved key", echo("echo.v1.Echo/Echo", func(r *connect.Request[echov1.EchoRequest]) {
@@ -420,7 +430,7 @@ func TestPlainHTTP(t *testing.T) {
 		"not JSON":              {"POST", "/echo.v1.Echo/Echo", "application/json", `{"text"`, nil, 400, "invalid_argument"},
 		"not the message":       {"POST", "/echo.v1.Echo/Echo", "application/json", `{"text":7}`, nil, 400, "invalid_argument"},
 		"more than one message": {"POST", "/echo.v1.Echo/Echo", "application/json", `{}],"id":9,"x":[{}`, nil, 400, "invalid_argument"},
-		"no method":             {"POST", "/echo.v1.Echo/Nope", "application/json", `{}`, nil, 501, "unimplemented"},
+		"no method":             {"POST", "/echo.v1.Echo/Nope", "application/json", `{}`, nil, 404, "unimplemented"},
 		"no path":               {"GET", "/", "", "", nil, 404, ""},
 		"another type":          {"POST", "/echo.v1.Echo/Echo", "text/plain", "x", nil, 415, ""},
 		"time":                  {"POST", "/echo.v1.Echo/Sleep", "application/json", `{"delayMs":"60000"}`, map[string]string{"Connect-Timeout-Ms": "20"}, 504, "deadline_exceeded"},

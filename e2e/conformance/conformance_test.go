@@ -1,0 +1,83 @@
+// Package conformance has Connect's conformance suite call the server over HTTP, and be
+// called by the client, each a process of its own: server and client are their programs.
+package conformance
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// envRunner names the runner of the suite, connectconformance, as tools/connectconformance
+// pins it. Without it, the test is skipped. The checks set it.
+const envRunner = "CONNECTCONFORMANCE"
+
+// patience bounds a run of the suite, which takes about 20 s where nothing else runs.
+const patience = 8 * time.Minute
+
+// least is how many cases there are at least, of those that the configuration claims. A
+// runner that leaves some out must not pass for one that was satisfied.
+var least = map[string]int{"server": 3640, "client": 4630}
+
+func TestConformance(t *testing.T) {
+	runner := os.Getenv(envRunner)
+	if runner == "" {
+		t.Skipf("%s does not name Connect's conformance runner (docs/protocol.md says how to build it)", envRunner)
+	}
+	runner, err := filepath.Abs(runner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	programs := t.TempDir()
+	args := []string{"build", "-o", programs + string(filepath.Separator)}
+	if raceEnabled {
+		args = append(args, "-race")
+	}
+	build := exec.CommandContext(t.Context(), "go", append(args, "./server", "./client")...)
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	for mode, cases := range least {
+		t.Run(mode, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, runner, "--mode", mode, "--conf", mode+".yaml", "--trace", "--", filepath.Join(programs, mode))
+			cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it stops its processes then
+			cmd.WaitDelay = 10 * time.Second
+			out, err := cmd.CombinedOutput()
+			passed, total := outcome(out)
+			if err != nil || passed != total || total < cases {
+				t.Fatalf("%v; %d of %d cases passed, of at least %d:\n%s", err, passed, total, cases, tail(out))
+			}
+			if bytes.Contains(out, []byte("DATA RACE")) {
+				t.Errorf("a data race:\n%s", tail(out))
+			}
+			t.Logf("%d cases passed", passed)
+		})
+	}
+}
+
+var summary = regexp.MustCompile(`(?m)^Total cases: (\d+)\n(\d+) passed, \d+ failed$`)
+
+// outcome is what the runner says at its end.
+func outcome(out []byte) (passed, total int) {
+	m := summary.FindSubmatch(out)
+	if m == nil {
+		return 0, -1
+	}
+	total, _ = strconv.Atoi(string(m[1])) // they are digits
+	passed, _ = strconv.Atoi(string(m[2]))
+	return passed, total
+}
+
+// tail is what of an output may be worth reading.
+func tail(out []byte) []byte {
+	const most = 20_000
+	return out[max(0, len(out)-most):]
+}
