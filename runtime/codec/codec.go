@@ -81,6 +81,14 @@ type Batcher interface {
 	AppendBatch(dst []byte, responses [][]byte) []byte
 }
 
+// A RequestUnmarshaler is a [Codec] in which a request's message may have other forms
+// than messages have elsewhere. Servers decode with it what ParseRequest returns.
+type RequestUnmarshaler interface {
+	Codec
+	// UnmarshalRequest is Unmarshal for the Payload of a request.
+	UnmarshalRequest(payload []byte, msg proto.Message) error
+}
+
 // A Response is the envelope of a response.
 type Response struct {
 	Tag

@@ -125,22 +125,3 @@ func parseID(value []byte) (seq uint64, id []byte) {
 	}
 	return 0, value
 }
-
-// parseParams finds the message: the one element of an array, or an object by
-// itself. No params and an empty array are the empty message.
-func parseParams(value []byte) ([]byte, error) {
-	switch {
-	case len(value) == 0, isNull(value):
-		return nil, nil
-	case isObject(value):
-		return value, nil
-	case !isArray(value):
-		return nil, status.New(status.InvalidArgument, `"params" is neither an array nor an object`)
-	}
-	l := enter(value)
-	payload, _ := l.next()
-	if _, more := l.next(); more {
-		return nil, status.New(status.InvalidArgument, `"params" has more than one element (the request message is the only one)`)
-	}
-	return payload, nil
-}
