@@ -111,6 +111,9 @@ type Tag struct {
 	// Dialect is the version of the encoding that the peer speaks, for codecs with
 	// more than one; its values are the codec's own.
 	Dialect uint8
+	// NoMetadata is whether the peer's requests say that it has no place for metadata in
+	// responses. AppendResponse leaves it out then.
+	NoMetadata bool
 }
 
 // Content types of the encodings that need not be named on the wire: a frame of

@@ -59,3 +59,31 @@ func FuzzWithMetadata(f *testing.F) {
 		}
 	})
 }
+
+// TestNoMetadata has responses without metadata for those who would not take it.
+func TestNoMetadata(t *testing.T) {
+	for in, want := range map[string]string{
+		`{"jsonrpc":"2.0","id":1,"method":"m"}`:                         `{"jsonrpc":"2.0","id":1,"result":{}}`,
+		`{"jsonrpc":"2.0","id":1,"method":"m","micro":{}}`:              `{"jsonrpc":"2.0","id":1,"result":{},"micro":{"metadata":[["k","v"]]}}`,
+		`{"jsonrpc":"2.0","id":1,"method":"m","micro":{"timeout":"x"}}`: `{"jsonrpc":"2.0","id":1,"result":{},"micro":{"metadata":[["k","v"]]}}`,
+		`{"id":1,"method":"m"}`:                                         `{"id":1,"result":{},"error":null,"micro":{"metadata":[["k","v"]]}}`,
+	} {
+		var req codec.Request
+		_ = jsonrpc.New().ParseRequest([]byte(in), &req) // sets the tag in any case
+		got, err := jsonrpc.New().AppendResponse(nil, &codec.Response{Tag: req.Tag, Metadata: metadata.Pairs("k", "v")}, nil)
+		if err != nil || string(got) != want {
+			t.Errorf("%s is answered with %s, %v; want %s", in, got, err, want)
+		}
+	}
+	// What this project's client sends asks for it.
+	for _, dialect := range []uint8{0, jsonrpc.Version1, jsonrpc.Version2} {
+		frame, err := jsonrpc.New().AppendRequest(nil, &codec.Request{Tag: codec.Tag{Seq: 1, Dialect: dialect}, Procedure: "m"}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var req codec.Request
+		if err := jsonrpc.New().ParseRequest(frame, &req); err != nil || req.NoMetadata {
+			t.Errorf("%s: %v", frame, err)
+		}
+	}
+}

@@ -56,6 +56,8 @@ func (jsonRPC) ParseRequest(frame []byte, req *codec.Request) error {
 	// What is wrong from here on is wrong with the params, and a notification is not
 	// told of that either.
 	req.Notification = id == nil || dialect == Version1 && isNull(id)
+	// Some clients of 2.0 take no answer with a member that it does not have.
+	req.NoMetadata = dialect == Version2 && micro == nil
 
 	var m microMember
 	if err := m.parse(micro, &req.Metadata); err != nil {

@@ -85,8 +85,7 @@ func (l *listener) serveJSONRPC(w nethttp.ResponseWriter, r *nethttp.Request) {
 	case a.refusal != nil:
 		l.writeAnswer(w, jsonerror.Answer(body, status.New(a.refusal.Code, a.refusal.Message)))
 	default:
-		putMetadata(w.Header(), a.message.Body)
-		l.writeAnswer(w, a.message.Body)
+		l.writeAnswer(w, putMetadata(w.Header(), body, a.message.Body))
 	}
 }
 
@@ -126,16 +125,66 @@ func (l *listener) withHeader(body []byte, h nethttp.Header) ([]byte, *status.Er
 	return frame, nil
 }
 
-// putMetadata puts the metadata of a response into the header as well: programs between
-// know no other place. Those of a batch have their own.
-func putMetadata(h nethttp.Header, response []byte) {
-	if !bytes.Contains(response, []byte(`"micro":{`)) || response[0] != '{' {
-		return // which spares most responses being read
+// putMetadata puts the metadata of a response into the header: programs between know no
+// other place. It stays in the response for those who ask for it there, which requests in
+// body do unless they are plain ones of 2.0, and that of a batch's responses stays for
+// those alone.
+func putMetadata(h nethttp.Header, body, response []byte) []byte {
+	if !bytes.Contains(response, []byte(`"micro":{`)) {
+		return response // which spares most responses being read
 	}
-	var res codec.Response
-	if err := jsonrpc.New().ParseResponse(response, &res); err == nil {
+	c := jsonrpc.New().(codec.Batcher)
+	asked := asksForMetadata(c, body)
+	responses, err := c.SplitBatch(response)
+	if err != nil || responses == nil {
+		var res codec.Response
+		if err := c.ParseResponse(response, &res); err != nil {
+			return response
+		}
 		toHeader(h, res.Metadata)
+		if asked {
+			return response
+		}
+		return withoutMetadata(response, &res)
 	}
+	if asked {
+		return response
+	}
+	for i, r := range responses {
+		var res codec.Response
+		if err := c.ParseResponse(r, &res); err == nil {
+			responses[i] = withoutMetadata(r, &res)
+		}
+	}
+	return c.AppendBatch(nil, responses)
+}
+
+// asksForMetadata reports whether a request, or one of a batch, wants metadata in its
+// response.
+func asksForMetadata(c codec.Batcher, body []byte) bool {
+	requests, err := c.SplitBatch(body)
+	if err != nil || requests == nil {
+		requests = [][]byte{body}
+	}
+	for _, r := range requests {
+		var req codec.Request
+		if err := c.ParseRequest(r, &req); err == nil && !req.NoMetadata {
+			return true
+		}
+	}
+	return false
+}
+
+// withoutMetadata is a response of 2.0 again, and any other as it is.
+func withoutMetadata(response []byte, res *codec.Response) []byte {
+	if res.Dialect != jsonrpc.Version2 || res.Metadata.Len() == 0 {
+		return response
+	}
+	b, err := encodingJSON.response(&codec.Response{Tag: res.Tag, Err: res.Err}, res.Payload)
+	if err != nil {
+		return response
+	}
+	return b
 }
 
 // writeAnswer answers as JSON-RPC does, where errors are in the body.

@@ -154,7 +154,7 @@ func TestJSONRPCOverTLS(t *testing.T) {
 // TestJSONRPCMetadata has metadata of the header and of the request, and finds that of the
 // response in both places.
 func TestJSONRPCMetadata(t *testing.T) {
-	url, _, _ := serve(t, http.Config{})
+	url, h, _ := serve(t, http.Config{})
 	c := httpClient(t, false, nil)
 	one := func(id, micro string) string {
 		return `{"jsonrpc":"2.0","id":` + id + `,` + methodEcho + `,"params":["{\"micro\":{}}"]` + micro + `}`
@@ -168,6 +168,22 @@ func TestJSONRPCMetadata(t *testing.T) {
 	}
 	if got := fmt.Sprintf("%q %q", res.header.Values("Echo-X-One"), res.header.Values("Echo-X-Two-Bin")); got != `["a b" "\"c\"" "d"] ["AP8"]` {
 		t.Errorf("the header has %s", got)
+	}
+
+	// A plain client of 2.0 finds no other members than those that it knows.
+	id := h.Instance
+	plain := `{"jsonrpc":"2.0","id":1,"result":{"text":"{\"micro\":{}}","instance":"` + id + `"}}`
+	res = mustPost(t, c, url, plainJSON, one("1", ""), header...)
+	if res.body != plain || res.header.Get("Echo-X-One") != "a b" {
+		t.Errorf("got %s, %v", res.body, res.header)
+	}
+	res = mustPost(t, c, url, plainJSON, `[`+one("1", "")+`,`+one("1", "")+`]`, header...)
+	if res.body != `[`+plain+`,`+plain+`]` || res.header.Get("Echo-X-One") != "" {
+		t.Errorf("got %s, %v", res.body, res.header)
+	}
+	res = mustPost(t, c, url, plainJSON, `{"id":1,`+methodEcho+`}`, header...)
+	if want := `"error":null,"micro":{"metadata":[` + fromHeader + `]}}`; !strings.HasSuffix(res.body, want) || res.header.Get("Echo-X-One") != "a b" {
+		t.Errorf("1.0: got %s, %v", res.body, res.header)
 	}
 
 	res = mustPost(t, c, url, plainJSON, `[`+one("1", "")+`,`+one("2", `,"micro":{"metadata":[["e","f"]]}`)+`]`, header...)
