@@ -50,7 +50,7 @@ func runNode(t *testing.T, program string, tests int, env ...string) {
 // TestJayson has npm's client of 1.0 and 2.0.
 func TestJayson(t *testing.T) {
 	h, n := overHTTP(t, settings{}), overNATS(t, settings{})
-	runNode(t, "jsonrpc.mjs", 22, "HTTP_URL="+h.url, "NATS_URL="+n.nats.URL(), "NATS_SUBJECT=micro.s."+service)
+	runNode(t, "jsonrpc.mjs", 22, "HTTP_URL="+h.url, "NATS_URL="+n.nats.URL(), "NATS_SUBJECT="+n.subject)
 	for _, p := range []*peer{h, n} { // a notification for each version, one in a batch and one alone in another
 		eventually(t, "the notifications run", func() bool { return p.Calls(echov1micro.EchoSleepProcedure) == 4 })
 	}

@@ -110,3 +110,43 @@ func TestLargeResponse(t *testing.T) {
 		t.Errorf("got %d bytes, %v", len(res.GetText()), err)
 	}
 }
+
+// mute is a handler that forgets its callers.
+type mute struct{}
+
+func (mute) ServeCall(context.Context, *transport.Request, transport.Replier) {}
+func (mute) ServeStream(_ context.Context, _ *transport.Request, s transport.ServerStream) {
+	_ = s.Reject(status.Unimplemented, "no streams here") // cannot fail
+}
+
+// TestNoAnswer has a transport's own answer where the handler gives none.
+func TestNoAnswer(t *testing.T) {
+	everywhere(t, settings{}, func(t *testing.T, p *peer) {
+		l, err := p.transport.Listen(t.Context(), transport.ListenConfig{Instance: "mute", Services: []string{"mute.v1.Mute"}, Handler: mute{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.at(l.Address(), "micro.s.mute.v1.Mute")
+		if got, want := withoutText(p.ask(t, `{"jsonrpc":"2.0","id":"x","method":"mute.v1.Mute/Ask"}`)), answer2(`"x"`, -32603, status.Internal); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		if got, want := withoutText(p.ask(t, `{"id":"x","method":"mute.v1.Mute/Ask"}`)), answer1(`"x"`, status.Internal); got != want {
+			t.Errorf("1.0: got %s, want %s", got, want)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		if err := l.Shutdown(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestLargeRequest has one that is larger than a listener on NATS takes. Over HTTP, that
+// is one of HTTP's own statuses.
+func TestLargeRequest(t *testing.T) {
+	p := overNATS(t, settings{maxMessage: 1000})
+	got := p.ask(t, `{"jsonrpc":"2.0","id":"x","method":"echo.v1.Echo/Echo","params":["`+strings.Repeat("x", 1000)+`"]}`)
+	if want := answer2(`"x"`, -32008, status.ResourceExhausted); withoutText(got) != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}

@@ -40,6 +40,7 @@ type peer struct {
 	transport transport.Transport
 	url       string // over HTTP
 	nats      *natstest.Server
+	subject   string // over NATS
 	// exchange sends the body of a request and is the body of the answer.
 	exchange func(ctx context.Context, body []byte) ([]byte, error)
 }
@@ -65,7 +66,7 @@ func overHTTP(t *testing.T, cfg settings) *peer {
 		}
 	})
 	p := start(t, tr, cfg)
-	p.url = strings.Replace(string(p.server.Address()), ":", "://", 1)
+	p.at(p.server.Address(), "")
 	c := &nethttp.Client{Transport: &nethttp.Transport{}}
 	t.Cleanup(c.CloseIdleConnections)
 	p.exchange = func(ctx context.Context, body []byte) ([]byte, error) {
@@ -102,10 +103,10 @@ func overNATS(t *testing.T, cfg settings) *peer {
 		}
 	})
 	p := start(t, tr, cfg)
-	p.nats = ns
+	p.nats, p.subject = ns, "micro.s."+service
 	nc := ns.Connect(t)
 	p.exchange = func(ctx context.Context, body []byte) ([]byte, error) {
-		m, err := nc.RequestWithContext(ctx, "micro.s."+service, body)
+		m, err := nc.RequestWithContext(ctx, p.subject, body)
 		if err != nil {
 			return nil, err
 		}
@@ -118,6 +119,11 @@ func start(t *testing.T, tr transport.Transport, cfg settings) *peer {
 	cfg.Transport, cfg.Logger = tr, echotest.Quiet()
 	s, h := echotest.Serve(t, cfg.Config)
 	return &peer{Handler: h, server: s, transport: tr}
+}
+
+// at has requests go to an address over HTTP, or to a subject over NATS.
+func (p *peer) at(addr transport.Address, subject string) {
+	p.url, p.subject = strings.Replace(string(addr), ":", "://", 1), subject
 }
 
 // everywhere runs f with a server over each transport.
