@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # "file:line target" of [text](target) and of [text]: target, outside code.
 links() {
-	find . -name '*.md' -not -path './.git/*' -not -path './.bin/*' -exec awk '
+	find . -name '*.md' -not -path './.git/*' -not -path './.bin/*' -not -path '*/node_modules/*' -exec awk '
 		FNR == 1 { fence = 0 }
 		/^ *(```|~~~)/ { fence = !fence; next }
 		fence { next }

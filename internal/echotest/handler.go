@@ -86,10 +86,13 @@ func (h *Handler) Sleep(ctx context.Context, req *echov1.SleepRequest) (*echov1.
 	}
 }
 
-// Fail returns the error it is told to return.
+// Fail returns the error it is told to return, with metadata for requests that have any
+// called "apart".
 func (h *Handler) Fail(ctx context.Context, req *echov1.FailRequest) (*echov1.FailResponse, error) {
-	metadata.AddResponse(ctx, "begins", "fail")
-	metadata.AddTrailer(ctx, "kind", "fail")
+	if _, ok := metadata.Incoming(ctx).Lookup("apart"); ok {
+		metadata.AddResponse(ctx, "begins", "fail")
+		metadata.AddTrailer(ctx, "kind", "fail")
+	}
 	if req.GetPlain() {
 		return nil, errors.New(req.GetMessage())
 	}

@@ -81,6 +81,14 @@ type Batcher interface {
 	AppendBatch(dst []byte, responses [][]byte) []byte
 }
 
+// A RequestUnmarshaler is a [Codec] in which a request's message may have other forms
+// than messages have elsewhere. Servers decode with it what ParseRequest returns.
+type RequestUnmarshaler interface {
+	Codec
+	// UnmarshalRequest is Unmarshal for the Payload of a request.
+	UnmarshalRequest(payload []byte, msg proto.Message) error
+}
+
 // A Response is the envelope of a response.
 type Response struct {
 	Tag
@@ -104,6 +112,9 @@ type Tag struct {
 	// Dialect is the version of the encoding that the peer speaks, for codecs with
 	// more than one; its values are the codec's own.
 	Dialect uint8
+	// NoMetadata is whether the peer's requests say that it has no place for metadata in
+	// responses. AppendResponse leaves it out then.
+	NoMetadata bool
 }
 
 // Content types of the encodings that need not be named on the wire: a frame of

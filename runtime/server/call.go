@@ -103,8 +103,12 @@ func (r *request) takeAttempt() {
 }
 
 func (r *request) decode(payload []byte, msg proto.Message) error {
+	return r.decoded(r.codec.Unmarshal(payload, msg), msg)
+}
+
+// decoded is what an error of the codec comes to for the caller.
+func (r *request) decoded(err error, msg proto.Message) error {
 	r.received = true
-	err := r.codec.Unmarshal(payload, msg)
 	if err == nil {
 		return nil
 	}
@@ -120,6 +124,9 @@ func (r *request) decode(payload []byte, msg proto.Message) error {
 func (r *request) receiveOne(msg proto.Message) error {
 	if r.received {
 		return io.EOF
+	}
+	if c, ok := r.codec.(codec.RequestUnmarshaler); ok {
+		return r.decoded(c.UnmarshalRequest(r.req.Payload, msg), msg)
 	}
 	return r.decode(r.req.Payload, msg)
 }

@@ -26,7 +26,8 @@ func (jsonRPC) AppendRequest(dst []byte, req *codec.Request, msg proto.Message) 
 	}
 	b = appendName(b, memberMethod)
 	b = appendString(b, req.Procedure)
-	if req.Timeout != 0 || req.Metadata.Len() > 0 {
+	// In 2.0 also where it is empty: without it, a response has no metadata.
+	if req.Dialect != Version1 || req.Timeout != 0 || req.Metadata.Len() > 0 {
 		b = append(appendName(b, memberMicro), '{')
 		if req.Timeout != 0 {
 			b = append(appendName(b, memberTimeout), '"')
@@ -66,7 +67,7 @@ func (jsonRPC) AppendResponse(dst []byte, res *codec.Response, msg proto.Message
 		b = appendError2(b, res.Err, res.Dialect)
 	}
 	explain := res.Dialect == Version1 && res.Err != nil
-	if explain || res.Metadata.Len() > 0 || res.Trailer.Len() > 0 {
+	if explain || res.Metadata.Len()+res.Trailer.Len() > 0 && !res.NoMetadata {
 		b = append(appendName(b, memberMicro), '{')
 		if explain {
 			b = appendStatus(b, res.Err)

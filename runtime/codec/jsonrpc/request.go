@@ -56,6 +56,8 @@ func (jsonRPC) ParseRequest(frame []byte, req *codec.Request) error {
 	// What is wrong from here on is wrong with the params, and a notification is not
 	// told of that either.
 	req.Notification = id == nil || dialect == Version1 && isNull(id)
+	// Some clients of 2.0 take no answer with a member that it does not have.
+	req.NoMetadata = dialect == Version2 && micro == nil
 
 	var m microMember
 	if err := m.parse(micro, &req.Metadata); err != nil {
@@ -124,23 +126,4 @@ func parseID(value []byte) (seq uint64, id []byte) {
 		return seq, nil
 	}
 	return 0, value
-}
-
-// parseParams finds the message: the one element of an array, or an object by
-// itself. No params and an empty array are the empty message.
-func parseParams(value []byte) ([]byte, error) {
-	switch {
-	case len(value) == 0, isNull(value):
-		return nil, nil
-	case isObject(value):
-		return value, nil
-	case !isArray(value):
-		return nil, status.New(status.InvalidArgument, `"params" is neither an array nor an object`)
-	}
-	l := enter(value)
-	payload, _ := l.next()
-	if _, more := l.next(); more {
-		return nil, status.New(status.InvalidArgument, `"params" has more than one element (the request message is the only one)`)
-	}
-	return payload, nil
 }

@@ -1,6 +1,7 @@
 package http_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/protomicro/micro/internal/echotest"
@@ -53,4 +54,22 @@ func BenchmarkStream(b *testing.B) {
 			_ = chat.Close()
 		})
 	}
+}
+
+// BenchmarkJSONRPC is a request of JSON-RPC over one connection, with what a client of
+// others' sends in its header.
+func BenchmarkJSONRPC(b *testing.B) {
+	s, _ := echotest.Serve(b, server.Config{Transport: open(b, http.Config{}), Logger: echotest.Quiet()})
+	url := strings.Replace(string(s.Address()), ":", "://", 1)
+	c := httpClient(b, false, nil)
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			res, err := post(b.Context(), c, url, plainJSON, `{"jsonrpc":"2.0","id":1,`+methodEcho+`,"params":{"text":"hello"}}`, "X-Trace", "4bf92f35")
+			if err != nil || res.status != 200 {
+				b.Error(res.status, err)
+				return
+			}
+		}
+	})
 }

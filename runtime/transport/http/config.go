@@ -1,6 +1,6 @@
 // Package http is the transport over HTTP: the handlers of a server answer clients of
-// Connect, gRPC and gRPC-Web, and this project's own; and a client calls any server
-// that speaks one of them.
+// Connect, gRPC and gRPC-Web, of JSON-RPC, and this project's own; and a client calls any
+// server that speaks one of them, JSON-RPC excepted.
 //
 // A [Transport] is a client, a server or both. Its listeners take what comes on one
 // port, in HTTP/1.1 and HTTP/2, with TLS or without (then HTTP/2 by prior knowledge);
@@ -10,6 +10,7 @@
 //
 // Clients of Connect and gRPC send messages in protobuf or JSON, and the server needs
 // the codec proto-rpc for the one and json-rpc for the other, as it has by default.
+// JSON-RPC is a POST to the path "/".
 // docs/protocol.md says how each fact of a call is carried.
 package http
 

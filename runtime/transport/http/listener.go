@@ -250,6 +250,8 @@ func (l *listener) ServeHTTP(w nethttp.ResponseWriter, r *nethttp.Request) {
 		l.serveCall(w, r)
 	case pathStream:
 		l.serveStream(w, r)
+	case pathJSONRPC:
+		l.serveJSONRPC(w, r)
 	default:
 		l.serveProcedure(w, r)
 	}

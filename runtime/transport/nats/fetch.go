@@ -11,6 +11,7 @@ import (
 
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
+	"github.com/protomicro/micro/runtime/transport/internal/jsonerror"
 	"github.com/protomicro/micro/runtime/transport/internal/stream"
 	"github.com/protomicro/micro/runtime/transport/internal/wire"
 )
@@ -105,6 +106,15 @@ func (l *listener) replyByFetch(to place, m transport.Message) error {
 	if err := wire.CheckHeader(m.Header); err != nil {
 		return err
 	}
+	// Who calls by JSON-RPC may know nothing of this, so its message is an error to those.
+	// Batches are theirs alone.
+	unsent, _ := sendError(t.nc, "reply", m, natsgo.ErrMaxPayload)
+	var body []byte
+	if jsonerror.Is(m) {
+		if body = jsonerror.Instead(m.Body, unsent); body == nil {
+			return unsent
+		}
+	}
 	f := &fetch{to: to, opened: make(chan struct{}), over: make(chan *status.Error, 1)}
 	f.listener = l
 	f.enter(f)
@@ -113,7 +123,7 @@ func (l *listener) replyByFetch(to place, m transport.Message) error {
 		return errLostStream
 	}
 	size := strconv.Itoa(len(m.Body) + wire.HeaderSize(m.Header))
-	if err := publishMarked(t.nc, to.subject(), l.mux.subject(f.token), transport.Message{}, natsgo.Header{headerFetch: {size}}); err != nil {
+	if err := publishMarked(t.nc, to.subject(), l.mux.subject(f.token), transport.Message{Body: body}, natsgo.Header{headerFetch: {size}}); err != nil {
 		e, _ := sendError(t.nc, "reply", transport.Message{}, err)
 		f.lose(e)
 		return e

@@ -236,7 +236,7 @@ func (l *listener) receiveRequest(m *natsgo.Msg) {
 	}
 	req := received(m)
 	if err := tooLarge("request", req, l.transport.cfg.MaxMessage); err != nil {
-		l.refuseRequest(to, serving.Refusal{Code: err.Code(), Message: err.Message()})
+		l.refuseRequest(to, serving.Refusal{Code: err.Code(), Message: err.Message(), Request: &req})
 		return
 	}
 	l.calls.Deliver(to, req)
@@ -351,7 +351,7 @@ func (l *listener) Refuse(to place, r serving.Refusal) error {
 	}
 	err := publishRefusal(l.transport.nc, to.subject(), r)
 	if errors.Is(err, natsgo.ErrMaxPayload) {
-		r.Message = ""
+		r.Message, r.Request = "", nil
 		err = publishRefusal(l.transport.nc, to.subject(), r)
 	}
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
+	"github.com/protomicro/micro/runtime/transport/internal/jsonerror"
 	"github.com/protomicro/micro/runtime/transport/internal/serving"
 	"github.com/protomicro/micro/runtime/transport/internal/wire"
 )
@@ -85,17 +86,22 @@ func tooLarge(what string, m transport.Message, limit int) *status.Error {
 		"the %s of %d bytes is larger than the %d bytes that the transport carries (Config.MaxMessage)", what, size, limit)
 }
 
-// publishRefusal sends an answer that is not the handler's.
+// publishRefusal sends an answer that is not the handler's. Clients of JSON-RPC, who may
+// know nothing of its header, find an error in the body.
 func publishRefusal(nc *natsgo.Conn, subject string, r serving.Refusal) error {
 	key := headerReject
 	if r.Started {
 		key = headerError
 	}
-	return nc.PublishMsg(&natsgo.Msg{
+	m := &natsgo.Msg{
 		Subject: subject,
 		Header:  natsgo.Header{key: {strconv.FormatUint(uint64(r.Code), 10)}},
 		Data:    []byte(r.Message),
-	})
+	}
+	if r.Request != nil && jsonerror.Is(*r.Request) {
+		m.Data = jsonerror.Answer(r.Request.Body, status.New(r.Code, r.Message))
+	}
+	return nc.PublishMsg(m)
 }
 
 // received is the message that m carries.
@@ -135,8 +141,12 @@ func answer(m *natsgo.Msg, addr transport.Address) (transport.Message, error) {
 func refusal(code string, text []byte, started bool) serving.Refusal {
 	n, err := strconv.ParseUint(code, 10, 32)
 	if c := status.Code(n); err == nil && c.Valid() && c != status.OK {
-		text = text[:min(len(text), maxReceivedText)]
-		return serving.Refusal{Code: c, Message: strings.ToValidUTF8(string(text), "\uFFFD"), Started: started}
+		message, ok := jsonerror.Text(text)
+		if !ok {
+			message = string(text)
+		}
+		message = message[:min(len(message), maxReceivedText)]
+		return serving.Refusal{Code: c, Message: strings.ToValidUTF8(message, "\uFFFD"), Started: started}
 	}
 	return serving.Refusal{Code: status.Internal, Message: fallbackFailureText, Started: true}
 }

@@ -69,6 +69,7 @@ func (c *call[K]) refuseUnstarted() {
 }
 
 func (c *call[K]) refuse(r Refusal) {
+	r.Request = &c.req.Message
 	if err := c.calls.answer.Refuse(c.to, r); err != nil {
 		c.calls.logger.LogAttrs(&c.ctx, slog.LevelWarn, "a call could not be answered",
 			slog.String("instance", c.calls.cfg.Instance),
@@ -85,6 +86,7 @@ func (c *call[K]) Reply(m transport.Message) error {
 // Reject implements [transport.Replier].
 func (c *call[K]) Reject(code status.Code, message string) error {
 	r := refusal(code, message)
+	r.Request = &c.req.Message
 	return c.once(func() error { return c.calls.answer.Refuse(c.to, r) })
 }
 

@@ -32,6 +32,9 @@ type Refusal struct {
 	Message string
 	// Started is whether a handler may have run.
 	Started bool
+	// Request is what is refused, for answers that have to repeat some of it. Nil where
+	// it is not known.
+	Request *transport.Message
 }
 
 // MaxRefusalMessage bounds the text of a refusal, so that it always fits a message.
