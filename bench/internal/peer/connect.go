@@ -159,7 +159,11 @@ func dialConnect(s Setup, service func(int) string, streamService string, option
 			err := pass(kind, n, chatMessages(stream))
 			return errors.Join(err, stream.CloseResponse())
 		},
-		Open:  func(ctx context.Context) error { return oneMessage(chatMessages(chat.CallBidiStream(ctx))) },
+		Open: func(ctx context.Context) error {
+			stream := chat.CallBidiStream(ctx)
+			context.AfterFunc(ctx, func() { _, _ = stream.CloseRequest(), stream.CloseResponse() }) // net/http does not while nothing is sent
+			return oneMessage(chatMessages(stream))
+		},
 		Close: transport.CloseIdleConnections,
 	}, nil
 }

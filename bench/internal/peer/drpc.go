@@ -92,7 +92,7 @@ func (d drpcDescription) Method(n int) (string, drpc.Encoding, drpc.Receiver, an
 	name := "/" + d.name + "/"
 	switch n {
 	case 0:
-		return name + "Echo", encoding{}, func(_ any, ctx context.Context, in, _ any) (drpc.Message, error) { //nolint:revive // drpc's order of parameters
+		return name + "Echo", encoding{}, func(_ any, ctx context.Context, in, _ any) (drpc.Message, error) {
 			return drpcService{}.Echo(ctx, in.(*echov1.EchoRequest))
 		}, drpcService.Echo, true
 	case 1:

@@ -300,6 +300,7 @@ func dialWith(s Setup, enc codec.Codec, t transport.Transport, stop func()) (*Cl
 			if err != nil {
 				return err
 			}
+			context.AfterFunc(ctx, func() { _ = stream.Close() })
 			return oneMessage(microMessages(stream))
 		},
 		Close: func() { _ = c.Close(); stop() },

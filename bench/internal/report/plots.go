@@ -226,12 +226,15 @@ func rateBars(workload, unit string) barMetric {
 }
 
 func cpuBars(workload string, payload, callers int) barMetric {
-	title, each := workload, "each"
-	if payload > 0 {
-		title, each = Size(payload)+", "+plural(callers, "caller"), "a call"
+	title, each, sides := workload, "an event", [2]string{"publisher", "subscriber"}
+	switch {
+	case payload > 0:
+		title, each, sides = Size(payload)+", "+plural(callers, "caller"), "a call", [2]string{"client", "server"}
+	case strings.HasPrefix(workload, "stream"):
+		each, sides = "a message", [2]string{"client", "server"}
 	}
 	return barMetric{workload, title, payload, callers, "CPU, µs " + each,
-		[]part{{"client", blue}, {"server", orange}, {"NATS server", grey}},
+		[]part{{sides[0], blue}, {sides[1], orange}, {"NATS server", grey}},
 		func(r Result) []float64 {
 			return []float64{r.Median.ClientCPU, r.Median.ServerCPU, r.Median.NATSCPU}
 		}}

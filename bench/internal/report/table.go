@@ -58,14 +58,14 @@ func Table(w io.Writer, results []Result) error {
 	}
 	for _, c := range columns(results[0].Unit) {
 		top, bottom, _ := strings.Cut(c.head, "|")
-		cells, any := make([]string, len(results)), false
+		cells, found := make([]string, len(results)), false
 		for i, r := range results {
 			if r.Error == "" {
 				cells[i] = c.cell(r)
-				any = any || cells[i] != ""
+				found = found || cells[i] != ""
 			}
 		}
-		if !any {
+		if !found {
 			continue
 		}
 		rows[0], rows[1] = append(rows[0], top), append(rows[1], bottom)
