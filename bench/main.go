@@ -56,9 +56,10 @@ func mainErr(args []string, stdout, stderr io.Writer) error {
 	var (
 		short    = flags.Bool("short", false, "everything once and shortly, to see that it works: the figures mean nothing")
 		run      = flags.String("run", "", "run those whose WORKLOAD/PEER matches this `regexp`, as -list shows them")
+		cells    = flags.String("cell", "", "run the cells whose title matches this `regexp`, such as \"1 KiB, (8|64) callers\"")
 		rounds   = flags.Int("rounds", 7, "how many `rounds` there are, of which the medians are taken")
 		duration = flags.Duration("duration", 500*time.Millisecond, "how long each peer's turn in a round takes")
-		out      = flags.String("out", "", "write results.json and the plots to this `directory`, which is created")
+		out      = flags.String("out", "", "write results.json, tables.md and the plots to this `directory`, which is created")
 		plots    = flags.String("plot", "", "draw the plots of this results.json `file` anew, and measure nothing; needs -out")
 		list     = flags.Bool("list", false, "list workloads and peers")
 	)
@@ -83,7 +84,11 @@ func mainErr(args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("-run: %w", err)
 	}
-	p := plan{run: matching, short: *short, rounds: *rounds, duration: *duration, log: stderr}
+	matchingCells, err := regexp.Compile(*cells)
+	if err != nil {
+		return fmt.Errorf("-cell: %w", err)
+	}
+	p := plan{run: matching, cell: matchingCells, short: *short, rounds: *rounds, duration: *duration, log: stderr}
 	switch {
 	case *list:
 		return printList(stdout, p)
@@ -119,7 +124,7 @@ func printList(w io.Writer, p plan) error {
 }
 
 func errNothing(p plan) error {
-	return fmt.Errorf("-run %s matches no WORKLOAD/PEER (bench -list lists them)", p.run)
+	return fmt.Errorf("-run %q matches no WORKLOAD/PEER that has a cell for -cell %q (bench -list lists them)", p.run, p.cell)
 }
 
 // measure runs the plan. What was measured before an interruption is written, too.
@@ -244,6 +249,9 @@ func write(dir string, r *report.Report) error {
 		return errors.Join(to(f), f.Close())
 	}
 	if err := create("results.json", func(w io.Writer) error { return report.WriteJSON(w, r) }); err != nil {
+		return err
+	}
+	if err := create("tables.md", func(w io.Writer) error { return report.Markdown(w, r) }); err != nil {
 		return err
 	}
 	for _, plot := range report.Plots(r) {

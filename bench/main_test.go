@@ -99,7 +99,7 @@ func TestShort(t *testing.T) {
 // TestInterrupted: all children end with a run that is given up.
 func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
-	p := plan{run: regexp.MustCompile("^unary/nats.go$"), rounds: 1, duration: time.Hour, log: io.Discard}
+	p := plan{run: regexp.MustCompile("^unary/nats.go$"), cell: regexp.MustCompile(""), rounds: 1, duration: time.Hour, log: io.Discard}
 	r, err := newRunner(ctx, p)
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +125,7 @@ func TestInterrupted(t *testing.T) {
 // go on.
 func TestServerDies(t *testing.T) {
 	ctx := t.Context()
-	r, err := newRunner(ctx, plan{run: regexp.MustCompile(""), rounds: 1, duration: 10 * time.Millisecond, log: io.Discard})
+	r, err := newRunner(ctx, plan{run: regexp.MustCompile(""), cell: regexp.MustCompile(""), rounds: 1, duration: 10 * time.Millisecond, log: io.Discard})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,6 +158,8 @@ func TestFlags(t *testing.T) {
 		want string
 	}{
 		{[]string{"-run", "("}, "-run"},
+		{[]string{"-cell", "("}, "-cell"},
+		{[]string{"-cell", "nothing like this"}, "matches no WORKLOAD/PEER"},
 		{[]string{"-run", "nothing like this"}, "matches no WORKLOAD/PEER"},
 		{[]string{"-list", "-run", "nothing like this"}, "matches no WORKLOAD/PEER"},
 		{[]string{"-rounds", "0"}, "positive"},

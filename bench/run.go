@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 // A plan is what the flags say.
 type plan struct {
 	run      *regexp.Regexp // of WORKLOAD/PEER
+	cell     *regexp.Regexp // of a cell's title
 	short    bool
 	rounds   int
 	duration time.Duration
@@ -36,10 +38,11 @@ func (p plan) selected(w *workload) (peers []peer.Peer) {
 }
 
 func (p plan) cells(w *workload) []cell {
+	all := w.cells
 	if p.short {
-		return w.short
+		all = w.short
 	}
-	return w.cells
+	return slices.DeleteFunc(slices.Clone(all), func(c cell) bool { return !p.cell.MatchString(report.Title(c.result(w))) })
 }
 
 // startTimeout bounds how long a process takes until it is ready, and what else is not
@@ -130,10 +133,8 @@ func (r *runner) cell(ctx context.Context, w *workload, c cell, peers []peer.Pee
 	}
 	var results []report.Result
 	for _, k := range contenders {
-		res := report.Result{
-			Workload: w.name, About: w.about, Unit: w.unit, Peer: k.Name, PeerIs: k.About,
-			Payload: c.Payload, Callers: c.Callers, Services: c.Services, Instances: c.Instances, Streams: c.Streams,
-		}
+		res := c.result(w)
+		res.Peer, res.PeerIs = k.Name, k.About
 		if k.err == nil {
 			k.err = r.finish(ctx, c, k, &res)
 		}

@@ -59,7 +59,7 @@ type worker struct {
 	workload *workload
 	setup    peer.Setup
 	client   *peer.Client
-	stop     func()
+	stop     func() // nil where the end of the process is enough
 
 	rate    float64 // messages a second that a stream had, to be guided by
 	opened  int
@@ -69,7 +69,7 @@ type worker struct {
 // work is main for children: it answers orders until standard input ends.
 func work() error {
 	signal.Ignore(os.Interrupt) // a terminal sends it to all; the parent says when to end
-	w := &worker{stop: func() {}}
+	w := new(worker)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	w.streams = ctx
@@ -80,8 +80,9 @@ func work() error {
 		}
 		return w.do(ctx, o)
 	})
-	cancel()
-	w.stop()
+	if w.stop != nil {
+		w.stop()
+	}
 	return err
 }
 
@@ -120,14 +121,10 @@ func (w *worker) start(ctx context.Context, o order) (address string, err error)
 		if err != nil {
 			return "", err
 		}
-		w.stop = s.Close
 		return s.Address, nil
 	}
-	if w.client, err = p.Dial(ctx, o.Setup); err != nil {
-		return "", err
-	}
-	w.stop = w.client.Close
-	return "", nil
+	w.client, err = p.Dial(ctx, o.Setup)
+	return "", err
 }
 
 // Limits of the NATS server, which must not be what is measured: the largest payload

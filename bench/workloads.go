@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/protomicro/micro/bench/internal/peer"
+	"github.com/protomicro/micro/bench/internal/report"
 )
 
 // A shape is what the clients of a workload do.
@@ -39,6 +40,14 @@ type cell struct {
 
 func (c cell) setup() peer.Setup {
 	return peer.Setup{Payload: c.Payload, Callers: max(c.Callers, 1), Services: max(c.Services, 1), Instances: max(c.Instances, 1)}
+}
+
+// result has what the results of a cell have in common.
+func (c cell) result(w *workload) report.Result {
+	return report.Result{
+		Workload: w.name, About: w.about, Unit: w.unit,
+		Payload: c.Payload, Callers: c.Callers, Services: c.Services, Instances: c.Instances, Streams: c.Streams,
+	}
 }
 
 // maxInFlight bounds payload times callers: nats.go drops replies of which more than

@@ -31,7 +31,6 @@ func startNATS(t *testing.T) string {
 // start starts both sides.
 func start(t *testing.T, p Peer, s Setup) *Client {
 	t.Helper()
-	// What a worker does to end: its context ends, and then it closes.
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	if p.Serve != nil {
@@ -47,7 +46,7 @@ func start(t *testing.T, p Peer, s Setup) *Client {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	t.Cleanup(cancel) // first, as the last one that was added
+	t.Cleanup(cancel) // first, as the last one that was added: it ends what Open opened
 	return c
 }
 

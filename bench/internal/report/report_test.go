@@ -103,6 +103,14 @@ func TestTable(t *testing.T) {
 	golden(t, "tables.txt", out.Bytes())
 }
 
+func TestMarkdown(t *testing.T) {
+	var out bytes.Buffer
+	if err := Markdown(&out, sample()); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "tables.md", out.Bytes())
+}
+
 func TestJSON(t *testing.T) {
 	var out bytes.Buffer
 	r := sample()

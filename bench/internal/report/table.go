@@ -58,13 +58,7 @@ func Table(w io.Writer, results []Result) error {
 	}
 	for _, c := range columns(results[0].Unit) {
 		top, bottom, _ := strings.Cut(c.head, "|")
-		cells, found := make([]string, len(results)), false
-		for i, r := range results {
-			if r.Error == "" {
-				cells[i] = c.cell(r)
-				found = found || cells[i] != ""
-			}
-		}
+		cells, found := cellsOf(c, results)
 		if !found {
 			continue
 		}
@@ -92,6 +86,18 @@ func Table(w io.Writer, results []Result) error {
 	}
 	_, err := io.WriteString(w, out.String())
 	return err
+}
+
+// cellsOf are a column's; found is whether there is anything in them.
+func cellsOf(c column, results []Result) (cells []string, found bool) {
+	cells = make([]string, len(results))
+	for i, r := range results {
+		if r.Error == "" {
+			cells[i] = c.cell(r)
+			found = found || cells[i] != ""
+		}
+	}
+	return cells, found
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
