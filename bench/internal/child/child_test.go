@@ -204,10 +204,10 @@ func TestUsage(t *testing.T) {
 	if n := after.Mallocs - before.Mallocs; n < 1000 || n > 20_000 {
 		t.Errorf("1000 allocations are counted as %d", n)
 	}
-	if n := after.Bytes - before.Bytes; n < 4_096_000 || n > 16<<20 {
+	if n := after.Bytes - before.Bytes; n < 4_000_000 || n > 16<<20 {
 		t.Errorf("4 MB are counted as %d B", n)
 	}
-	if after.Heap < 4_096_000 || after.Goroutines == 0 || after.Stacks == 0 {
+	if after.Heap < 4_000_000 || after.Goroutines == 0 || after.Stacks == 0 {
 		t.Errorf("the usage is %+v", after)
 	}
 	if len(keep) != 1000 {

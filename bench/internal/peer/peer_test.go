@@ -76,7 +76,7 @@ func TestCalls(t *testing.T) {
 			}
 			for _, kind := range []Kind{Down, Up, Both} {
 				for range 2 { // one after the other counts anew
-					if err := c.Stream(ctx, kind, 2*Batch); err != nil {
+					if err := c.Stream(ctx, kind, Batch); err != nil {
 						t.Fatalf("%s: %v", kind, err)
 					}
 				}
