@@ -36,6 +36,10 @@ generate: ## write all generated code anew, after a change of a .proto or a temp
 bench: ## run the benchmarks of all modules
 	go test -run '^$$' -bench . -benchmem work
 
+.PHONY: compare
+compare: ## compare with other libraries: some 40 minutes; bench/README.md
+	go run ./bench -out .bin/bench
+
 .PHONY: fuzz
 fuzz: ## run every fuzz target for 1,000,000 executions
 	bash tools/fuzz.sh 1000000x

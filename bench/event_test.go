@@ -1,4 +1,4 @@
-package bench
+package main
 
 import (
 	"context"
@@ -14,6 +14,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/protomicro/micro/bench/internal/peer"
+	"github.com/protomicro/micro/bench/internal/stats"
 	eventv1 "github.com/protomicro/micro/internal/gen/event/v1"
 	"github.com/protomicro/micro/internal/gen/event/v1/eventv1micro"
 	"github.com/protomicro/micro/runtime/broker"
@@ -21,7 +23,6 @@ import (
 )
 
 const (
-	eventSize           = 256
 	coreEventsPerRound  = 100_000
 	storeEventsPerRound = 20_000
 )
@@ -85,36 +86,28 @@ func compare(b *testing.B, events int, flows map[string]func(int) float64, pairs
 		}
 	}
 	for name, r := range rates {
-		b.ReportMetric(median(r), name+"-events/s")
+		b.ReportMetric(stats.Median(r), name+"-events/s")
 	}
 	for p, r := range ratios {
-		b.ReportMetric(median(r), p[0]+"/"+p[1])
+		b.ReportMetric(stats.Median(r), p[0]+"/"+p[1])
 	}
 	b.ReportMetric(0, "ns/op") // of no meaning here
 }
 
-// newEvent is an event of eventSize bytes.
+// newEvent is an event of peer.EventSize bytes.
 func newEvent(b *testing.B, site string) *eventv1.Sampled {
-	event := &eventv1.Sampled{Site: site}
-	for n := eventSize; n > 0; n-- {
-		event.Payload = make([]byte, n)
-		if proto.Size(event) == eventSize {
-			return event
-		}
+	event, err := peer.Event(site)
+	if err != nil {
+		b.Fatal(err)
 	}
-	b.Fatalf("no payload makes an event of %d bytes", eventSize)
-	return nil
+	return event
 }
 
 // eventHeaders are those that a typed event has.
 func eventHeaders(b *testing.B) natsgo.Header {
-	m := &broker.Message{Topic: "samples.headers", Type: eventv1micro.SampledTopic.Type}
-	if err := m.Complete(); err != nil {
+	h, err := peer.EventHeaders()
+	if err != nil {
 		b.Fatal(err)
-	}
-	h := make(natsgo.Header)
-	for name, value := range m.Headers() {
-		h[name] = []string{value}
 	}
 	return h
 }
@@ -219,11 +212,9 @@ func coreEvents(b *testing.B, url, site string, concurrency int, cfg nats.CoreCo
 	}
 }
 
-const maxUnconfirmed, maxUnacknowledged = 4096, 1024
-
 func rawStored(b *testing.B, url, stream string, h natsgo.Header) func(int) float64 {
 	ctx := b.Context()
-	from, err := jetstream.New(connect(b, url), jetstream.WithPublishAsyncMaxPending(maxUnconfirmed))
+	from, err := jetstream.New(connect(b, url), jetstream.WithPublishAsyncMaxPending(peer.MaxUnconfirmed))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -235,7 +226,7 @@ func rawStored(b *testing.B, url, stream string, h natsgo.Header) func(int) floa
 	if _, err := from.CreateStream(ctx, jetstream.StreamConfig{Name: stream, Subjects: []string{subject}}); err != nil {
 		b.Fatal(err)
 	}
-	consumer, err := to.CreateConsumer(ctx, stream, jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: maxUnacknowledged})
+	consumer, err := to.CreateConsumer(ctx, stream, jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: peer.MaxUnacknowledged})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -280,7 +271,7 @@ func storedEvents(b *testing.B, url string) func(int) float64 {
 	newBroker := func() broker.Broker {
 		js, err := nats.NewJetStream(b.Context(), connect(b, url), nats.JetStreamConfig{
 			Streams:    []nats.StreamConfig{{Name: "SAMPLES", Subjects: []string{"samples.>"}}},
-			MaxPending: maxUnconfirmed,
+			MaxPending: peer.MaxUnconfirmed,
 		})
 		if err != nil {
 			b.Fatal(err)
@@ -294,7 +285,7 @@ func storedEvents(b *testing.B, url string) func(int) float64 {
 		func(context.Context, *eventv1.Sampled, *broker.Message) error {
 			t.add()
 			return nil
-		}, broker.WithMaxInFlight(maxUnacknowledged))
+		}, broker.WithMaxInFlight(peer.MaxUnacknowledged))
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package bench
+package main
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 
 	natsgo "github.com/nats-io/nats.go"
 
+	"github.com/protomicro/micro/bench/internal/stats"
 	"github.com/protomicro/micro/runtime/transport"
 	"github.com/protomicro/micro/runtime/transport/nats"
 )
@@ -57,12 +58,12 @@ func benchmarkStream(b *testing.B, both bool) {
 		}
 	}
 	latencies = whileRunning(func() { stream(3 * streamMessagesPerRound) }, call)
-	b.ReportMetric(median(rawRates), "raw-msgs/s")
-	b.ReportMetric(median(streamRates), "micro-msgs/s")
-	b.ReportMetric(median(grpcRates), "grpc-msgs/s")
-	b.ReportMetric(median(toRaw), "micro/raw")
-	b.ReportMetric(median(toGRPC), "micro/grpc")
-	b.ReportMetric(median(latencies), "call-µs-p50")
+	b.ReportMetric(stats.Median(rawRates), "raw-msgs/s")
+	b.ReportMetric(stats.Median(streamRates), "micro-msgs/s")
+	b.ReportMetric(stats.Median(grpcRates), "grpc-msgs/s")
+	b.ReportMetric(stats.Median(toRaw), "micro/raw")
+	b.ReportMetric(stats.Median(toGRPC), "micro/grpc")
+	b.ReportMetric(stats.Median(latencies), "call-µs-p50")
 	b.ReportMetric(slices.Sorted(slices.Values(latencies))[len(latencies)*99/100], "call-µs-p99")
 	b.ReportMetric(0, "ns/op") // of no meaning here
 }

@@ -1,10 +1,8 @@
-// Package bench measures calls against what NATS itself can do.
-package bench
+package main
 
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -13,13 +11,13 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	natsgo "github.com/nats-io/nats.go"
 
+	"github.com/protomicro/micro/bench/internal/natsserver"
+	"github.com/protomicro/micro/bench/internal/peer"
+	"github.com/protomicro/micro/bench/internal/stats"
 	"github.com/protomicro/micro/internal/echotest"
 	echov1 "github.com/protomicro/micro/internal/gen/echo/v1"
 	"github.com/protomicro/micro/internal/gen/echo/v1/echov1micro"
 	"github.com/protomicro/micro/runtime/client"
-	"github.com/protomicro/micro/runtime/codec"
-	"github.com/protomicro/micro/runtime/codec/protorpc"
-	"github.com/protomicro/micro/runtime/metadata"
 	memregistry "github.com/protomicro/micro/runtime/registry/memory"
 	microserver "github.com/protomicro/micro/runtime/server"
 	"github.com/protomicro/micro/runtime/transport/nats"
@@ -64,9 +62,9 @@ func benchmarkUnary(b *testing.B, size, callers int) {
 			rawRates, typedRates, ratios = append(rawRates, r), append(typedRates, t), append(ratios, t/r)
 		}
 	}
-	b.ReportMetric(median(rawRates), "raw-calls/s")
-	b.ReportMetric(median(typedRates), "micro-calls/s")
-	b.ReportMetric(median(ratios), "micro/raw")
+	b.ReportMetric(stats.Median(rawRates), "raw-calls/s")
+	b.ReportMetric(stats.Median(typedRates), "micro-calls/s")
+	b.ReportMetric(stats.Median(ratios), "micro/raw")
 	b.ReportMetric(0, "ns/op") // of no meaning here
 }
 
@@ -92,9 +90,12 @@ func run(b *testing.B, calls, callers int, call func() error) float64 {
 
 // newRaw is a nats.go request and reply with the bytes that the typed call has.
 func newRaw(b *testing.B, url string, size int) func() error {
-	request, response := frames(b, size)
+	request, response, err := peer.Frames(size)
+	if err != nil {
+		b.Fatal(err)
+	}
 	s, c := connect(b, url), connect(b, url)
-	_, err := s.QueueSubscribe("bench.raw", "bench", func(m *natsgo.Msg) {
+	_, err = s.QueueSubscribe("bench.raw", "bench", func(m *natsgo.Msg) {
 		if err := m.Respond(response); err != nil {
 			b.Error(err)
 		}
@@ -162,37 +163,15 @@ func (echo) Echo(_ context.Context, req *echov1.EchoRequest) (*echov1.EchoRespon
 	return &echov1.EchoResponse{Body: req.GetBody()}, nil
 }
 
-// frames are the request and the response of a typed call as they cross the wire.
-func frames(b *testing.B, size int) (request, response []byte) {
-	c := protorpc.New()
-	tag := codec.Tag{Seq: 1}
-	request, err := c.AppendRequest(nil, &codec.Request{
-		Tag: tag, Procedure: echov1micro.EchoEchoProcedure, Timeout: client.DefaultTimeout, Metadata: metadata.MD{},
-	}, &echov1.EchoRequest{Body: make([]byte, size)})
-	if err != nil {
-		b.Fatal(err)
-	}
-	response, err = c.AppendResponse(nil, &codec.Response{Tag: tag}, &echov1.EchoResponse{Body: make([]byte, size)})
-	if err != nil {
-		b.Fatal(err)
-	}
-	return request, response
-}
-
 func startNATS(b *testing.B) string { return startServer(b, &server.Options{}) }
 
 func startServer(b *testing.B, opts *server.Options) string {
-	opts.Host, opts.Port, opts.NoLog, opts.NoSigs = "127.0.0.1", server.RANDOM_PORT, true, true
-	s, err := server.NewServer(opts)
+	url, stop, err := natsserver.Start(opts)
 	if err != nil {
 		b.Fatal(err)
 	}
-	s.Start()
-	b.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(10 * time.Second) {
-		b.Fatal("NATS is not ready within 10 s")
-	}
-	return s.ClientURL()
+	b.Cleanup(stop)
+	return url
 }
 
 func connect(b *testing.B, url string) *natsgo.Conn {
@@ -202,9 +181,4 @@ func connect(b *testing.B, url string) *natsgo.Conn {
 	}
 	b.Cleanup(nc.Close)
 	return nc
-}
-
-func median(xs []float64) float64 {
-	xs = slices.Sorted(slices.Values(xs))
-	return xs[len(xs)/2]
 }

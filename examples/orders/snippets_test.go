@@ -13,9 +13,12 @@ import (
 
 	micro "github.com/protomicro/micro/runtime"
 	"github.com/protomicro/micro/runtime/broker"
+	brokerhttp "github.com/protomicro/micro/runtime/broker/http"
 	"github.com/protomicro/micro/runtime/broker/memory"
 	natsbroker "github.com/protomicro/micro/runtime/broker/nats"
 	"github.com/protomicro/micro/runtime/metadata"
+	"github.com/protomicro/micro/runtime/registry"
+	memoryregistry "github.com/protomicro/micro/runtime/registry/memory"
 	"github.com/protomicro/micro/runtime/transport"
 	memorytransport "github.com/protomicro/micro/runtime/transport/memory"
 
@@ -37,6 +40,18 @@ func snippetJetStream(ctx context.Context, nc *natsgo.Conn) error {
 	event := &orderv1.OrderPlaced{Region: "eu", OrderId: "1001", Customer: "ada", City: "London", Cents: 1250}
 	err = orderv1micro.OrderPlacedTopic.Publish(ctx, events, event) // to orders.eu.placed; stored when it returns
 	return errors.Join(err, events.Close(ctx))
+}
+
+func snippetHTTP(ctx context.Context, registry registry.Registry) error {
+	events, err := brokerhttp.New(brokerhttp.Config{
+		Registry:          registry,     // etcd, mdns, memory, ...; closed after the broker
+		ListenAddress:     ":9080",      // taken at the first subscription; default: a free port of 127.0.0.1
+		AdvertisedAddress: "10.0.0.7:0", // where publishers reach it; 0: the port of the listener
+	})
+	if err != nil {
+		return err
+	}
+	return events.Close(ctx)
 }
 
 func snippetService(ctx context.Context, events broker.Broker, transport transport.Transport, ship func(context.Context, *orderv1.OrderPlaced) error) error {
@@ -235,6 +250,13 @@ func TestJetStreamSnippet(t *testing.T) {
 	_, err = connect(ctx, natsURL)
 	if want := "max age is unlimited, and the options state 168h"; err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("a stream that differs came to %v; want %q", err, want)
+	}
+}
+
+// Without NATS, no port is open before somebody subscribes.
+func TestHTTPSnippet(t *testing.T) {
+	if err := snippetHTTP(t.Context(), memoryregistry.New()); err != nil {
+		t.Error(err)
 	}
 }
 
