@@ -437,6 +437,25 @@ func TestForeignEnds(t *testing.T) {
 	})
 }
 
+// TestLeftStream has a client end a stream's context and touch the stream no more: the
+// handler hears of it, or the server could not stop.
+func TestLeftStream(t *testing.T) {
+	for _, p := range []http.Protocol{http.Native, http.Connect, http.GRPC, http.GRPCWeb} {
+		t.Run(p.String(), func(t *testing.T) {
+			s, _ := echotest.Serve(t, server.Config{Transport: open(t, http.Config{}), Logger: echotest.Quiet()})
+			c := echotest.Dial(t, client.Config{Transport: open(t, http.Config{Protocol: p})})
+			ctx, cancel := context.WithCancel(within(t))
+			if _, err := echov1micro.NewStreamClient(c).Chat(ctx, client.WithAddress(s.Address())); err != nil {
+				t.Fatal(err)
+			}
+			cancel()
+			if err := s.Shutdown(within(t)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // TestGzip sees that a large request goes out compressed.
 func TestGzip(t *testing.T) {
 	addr := connectServer(t, nil, http2Only)

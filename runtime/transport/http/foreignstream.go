@@ -69,6 +69,10 @@ func (c *foreignConn) Open(ctx context.Context, m transport.Message) (transport.
 		err = s.ctx.Err()
 	}
 	if err == nil || s.made.sent.Load() {
+		// Also where nobody sends or receives any more, which connect's library waits for.
+		context.AfterFunc(s.ctx, func() {
+			_ = s.endWith(c.failure(s.ctx, &s.made, s.ctx.Err()), transport.Message{}) // Recv returns it
+		})
 		return s, nil
 	}
 	e := c.failure(s.ctx, &s.made, err)
