@@ -42,6 +42,19 @@ func (c *Context) InitValue(parent context.Context, deadline time.Time, key, val
 	c.key, c.value = key, value
 }
 
+// Narrow gives c a deadline and a value as InitValue does, in place of a context around
+// it, and reports whether it has: not where it has any, or where somebody has asked for
+// its end. It is for whoever is the only one to have c for now.
+func (c *Context) Narrow(deadline time.Time, key, value any) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.inner != nil || c.key != nil || !c.deadline.IsZero() {
+		return false
+	}
+	c.deadline, c.key, c.value = deadline, key, value
+	return true
+}
+
 // Cancel ends c, if it has not ended, with [context.Canceled] and a cause, nil for
 // none. Every Context is cancelled when its call is over.
 func (c *Context) Cancel(cause error) {
