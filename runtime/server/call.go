@@ -88,11 +88,11 @@ type request struct {
 // context is what the handler gets: the transport's context with the deadline and the
 // metadata, without another one around it where it is this request's alone.
 func (r *request) context(ctx context.Context, deadline time.Time) context.Context {
-	if c, ok := ctx.(*callctx.Context); ok && c.Narrow(deadline, callctx.IncomingKey{}, &r.exchange) {
+	if c, ok := ctx.(*callctx.Context); ok && c.Narrow(deadline, &r.exchange) {
 		return ctx
 	}
 	r.own = new(callctx.Context)
-	r.own.InitValue(ctx, deadline, callctx.IncomingKey{}, &r.exchange) // metadata.WithExchange
+	r.own.InitValues(ctx, deadline, &r.exchange)
 	return r.own
 }
 
