@@ -7,7 +7,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/protomicro/micro/runtime/codec"
-	"github.com/protomicro/micro/runtime/internal/callctx"
 	"github.com/protomicro/micro/runtime/metadata"
 	"github.com/protomicro/micro/runtime/registry"
 	"github.com/protomicro/micro/runtime/rpc"
@@ -58,7 +57,6 @@ type Call struct {
 	attempts     []Attempt
 	firstAttempt [1]Attempt // most calls need no more
 
-	ctx    callctx.Context    // of a unary call that has a bound of its own
 	cancel context.CancelFunc // ends a stream's context
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/protomicro/micro/runtime/codec"
 	"github.com/protomicro/micro/runtime/codec/protorpc"
+	"github.com/protomicro/micro/runtime/internal/callctx"
 	"github.com/protomicro/micro/runtime/metadata"
 	"github.com/protomicro/micro/runtime/registry"
 	"github.com/protomicro/micro/runtime/rpc"
@@ -151,6 +152,7 @@ func (c *Client) Close() error {
 // req is read until Call returns; res may have been changed when it fails.
 func (c *Client) Call(ctx context.Context, spec *rpc.Spec, req, res proto.Message, opts ...CallOption) error {
 	call := c.newCall(ctx, spec, req, opts)
+	defer c.free(call, opts)
 	call.Response = res
 	timeout := call.timeout
 	if timeout == 0 {
@@ -159,9 +161,10 @@ func (c *Client) Call(ctx context.Context, spec *rpc.Spec, req, res proto.Messag
 		}
 	}
 	if timeout > 0 {
-		call.ctx.Init(ctx, time.Now().Add(timeout)) // costs no timer: the transport waits for it
-		ctx = &call.ctx
-		defer call.ctx.Cancel(nil)
+		bounded := new(callctx.Context) // costs no timer: the transport waits for the deadline
+		bounded.Init(ctx, time.Now().Add(timeout))
+		defer bounded.Cancel(nil)
+		ctx = bounded
 	}
 	err := c.invoke(ctx, call)
 	call.giveMetadata()
@@ -198,7 +201,8 @@ func (c *Client) Open(ctx context.Context, spec *rpc.Spec, req proto.Message, op
 }
 
 func (c *Client) newCall(ctx context.Context, spec *rpc.Spec, req proto.Message, opts []CallOption) *Call {
-	call := &Call{Spec: spec, Request: req, Metadata: metadata.Outgoing(ctx), plan: c.plans.of(spec)}
+	call := calls.Get().(*Call)
+	call.Spec, call.Request, call.Metadata, call.plan = spec, req, metadata.Outgoing(ctx), c.plans.of(spec)
 	for _, opt := range opts {
 		opt(call)
 	}
@@ -206,6 +210,19 @@ func (c *Client) newCall(ctx context.Context, spec *rpc.Spec, req proto.Message,
 		call.codec = c.cfg.Codec
 	}
 	return call
+}
+
+// calls that are over, to be used again. They are empty.
+var calls = sync.Pool{New: func() any { return new(Call) }}
+
+// free gives a unary call back, unless somebody may have kept it: interceptors, options,
+// or attempts that are still under way.
+func (c *Client) free(call *Call, opts []CallOption) {
+	if len(opts) > 0 || len(c.cfg.Interceptors) > 0 || call.hedged() {
+		return
+	}
+	*call = Call{}
+	calls.Put(call)
 }
 
 // outcome marks err as what a call came to.

@@ -3,14 +3,12 @@ package metadata
 import (
 	"context"
 	"sync"
-
-	"github.com/protomicro/micro/runtime/internal/callctx"
 )
 
 // One key for each direction and side, so that none is found by another's reader.
 type (
 	outgoingKey struct{}
-	incomingKey = callctx.IncomingKey
+	incomingKey struct{}
 )
 
 // Append is a context whose calls also send these pairs, beside those that ctx
@@ -56,6 +54,16 @@ func (x *Exchange) TakeResponse() MD {
 	}
 	x.sent = true
 	return x.Response.clipped()
+}
+
+// Value is x for the key by which this package finds an Exchange in a context, and
+// otherwise nil. By it a server's own kind of context can hold x, where WithExchange
+// would put another context around that.
+func (x *Exchange) Value(key any) any {
+	if key == (incomingKey{}) {
+		return x
+	}
+	return nil
 }
 
 // WithExchange is a context for a handler. Servers call it; a test of a handler

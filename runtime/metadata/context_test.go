@@ -111,3 +111,22 @@ func TestContextIsSharedSafely(t *testing.T) {
 	check(t, metadata.Outgoing(ctx), "k", "v", "k", "v", "k", "v")
 	check(t, metadata.Incoming(ctx), "k", "v", "k", "v", "k", "v")
 }
+
+func TestExchangeAsValues(t *testing.T) {
+	x := &metadata.Exchange{}
+	if v := x.Value("something else"); v != nil {
+		t.Errorf("got %v", v)
+	}
+	// It is found by the key that WithExchange uses.
+	ctx := valued{t.Context(), x}
+	if !metadata.AddResponse(ctx, "k", "v") || x.Response.Get("k") != "v" {
+		t.Error("it is not found")
+	}
+}
+
+type valued struct {
+	context.Context
+	x *metadata.Exchange
+}
+
+func (v valued) Value(key any) any { return v.x.Value(key) }

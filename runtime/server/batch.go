@@ -28,11 +28,14 @@ func (d *dispatcher) serveBatch(ctx context.Context, req *transport.Request, rep
 		d.reply(&whole.request, reply, status.From(refusal))
 		return
 	}
+	// Either way the context is not one of its requests' alone: see request.context.
+	var cancel context.CancelFunc
 	if d.timeout > 0 {
-		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, d.timeout)
-		defer cancel()
+	} else {
+		ctx, cancel = context.WithCancel(ctx)
 	}
+	defer cancel()
 	part := &batchPart{codec: c}
 	header := maps.Clone(req.Header)
 	if header == nil {

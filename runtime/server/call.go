@@ -7,6 +7,7 @@ import (
 	"io"
 	"strconv"
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -75,7 +76,7 @@ type method struct {
 // handler may have left goroutines behind that hold its context, and with it the
 // metadata.
 type request struct {
-	ctx      callctx.Context
+	own      *callctx.Context // nil where the transport's is the request's alone
 	method   *method
 	codec    codec.Codec
 	req      codec.Request
@@ -83,6 +84,24 @@ type request struct {
 	attempt  int32         // its number, where the client sent one
 	received bool          // at least once
 	answer   proto.Message // that goes with the outcome
+}
+
+// context is what the handler gets: the transport's context with the deadline and the
+// metadata, without another one around it where it is this request's alone.
+func (r *request) context(ctx context.Context, deadline time.Time) context.Context {
+	if c, ok := ctx.(*callctx.Context); ok && c.Narrow(deadline, &r.exchange) {
+		return ctx
+	}
+	r.own = new(callctx.Context)
+	r.own.InitValues(ctx, deadline, &r.exchange)
+	return r.own
+}
+
+// end ends the context, unless the transport does.
+func (r *request) end() {
+	if r.own != nil {
+		r.own.Cancel(nil)
+	}
 }
 
 func (r *request) Spec() *rpc.Spec { return r.method.spec }

@@ -15,7 +15,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/protomicro/micro/runtime/codec"
-	"github.com/protomicro/micro/runtime/internal/callctx"
 	"github.com/protomicro/micro/runtime/metadata"
 	"github.com/protomicro/micro/runtime/rpc"
 	"github.com/protomicro/micro/runtime/status"
@@ -86,9 +85,8 @@ func (d *dispatcher) serve(ctx context.Context, req *transport.Request, r *reque
 	case d.timeout > 0 && kind == rpc.Unary:
 		deadline = now.Add(d.timeout)
 	}
-	r.ctx.InitValue(ctx, deadline, callctx.IncomingKey{}, &r.exchange) // metadata.WithExchange, without a context of its own
-	defer r.ctx.Cancel(nil)
-	ctx = &r.ctx
+	ctx = r.context(ctx, deadline)
+	defer r.end()
 
 	err := d.run(ctx, r.method, call)
 	if err == nil && kind&rpc.ServerStream == 0 && r.answer == nil {

@@ -12,9 +12,9 @@ import (
 // by Cancel. It is made by Init and belongs in the struct of its call. It may
 // outlive the call, so that struct is not used again.
 type Context struct {
-	parent     context.Context
-	deadline   time.Time
-	key, value any // of its own; key is nil for none
+	parent   context.Context
+	deadline time.Time
+	values   Valuer // of its own, before its parent's; nil for none
 
 	mu     sync.Mutex
 	ended  bool // by Cancel
@@ -25,9 +25,8 @@ type Context struct {
 
 var _ context.Context = (*Context)(nil)
 
-// IncomingKey is the key of a handler's metadata in its context. Package metadata finds
-// it by this key, and package server makes it a call's own value.
-type IncomingKey struct{}
+// A Valuer has values for keys of a context, nil for others.
+type Valuer interface{ Value(key any) any }
 
 // Init sets the parent and the deadline, zero for none of its own. It comes before
 // everything else.
@@ -35,11 +34,24 @@ func (c *Context) Init(parent context.Context, deadline time.Time) {
 	c.parent, c.deadline = parent, deadline
 }
 
-// InitValue is Init for a context that also has a value of its own, without a context
-// for that: key is not nil.
-func (c *Context) InitValue(parent context.Context, deadline time.Time, key, value any) {
+// InitValues is Init for a context that also has values of its own, without a context
+// for them.
+func (c *Context) InitValues(parent context.Context, deadline time.Time, values Valuer) {
 	c.Init(parent, deadline)
-	c.key, c.value = key, value
+	c.values = values
+}
+
+// Narrow gives c a deadline and values as InitValues does, in place of a context around
+// it, and reports whether it has: not where it has any, or where somebody has asked for
+// its end. It is for whoever is the only one to have c for now.
+func (c *Context) Narrow(deadline time.Time, values Valuer) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.inner != nil || c.values != nil || !c.deadline.IsZero() {
+		return false
+	}
+	c.deadline, c.values = deadline, values
+	return true
 }
 
 // Cancel ends c, if it has not ended, with [context.Canceled] and a cause, nil for
@@ -147,8 +159,10 @@ func (c *Context) Err() error {
 // has made, so that contexts derived from c are tied to it as to one of its own, and
 // [context.Cause] finds the cause.
 func (c *Context) Value(key any) any {
-	if c.key != nil && key == c.key {
-		return c.value
+	if c.values != nil {
+		if v := c.values.Value(key); v != nil {
+			return v
+		}
 	}
 	c.mu.Lock()
 	if c.ended {

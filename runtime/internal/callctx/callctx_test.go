@@ -136,21 +136,54 @@ func TestCostsNothingUnused(t *testing.T) {
 	}
 }
 
-func TestOwnValue(t *testing.T) {
+type own struct{}
+
+type values struct{}
+
+func (values) Value(key any) any {
+	if key == (own{}) {
+		return "own"
+	}
+	return nil
+}
+
+func TestOwnValues(t *testing.T) {
 	parent := context.WithValue(t.Context(), key{}, "parent's")
-	var c Context
-	c.InitValue(parent, time.Time{}, IncomingKey{}, "own")
-	child, stop := context.WithCancel(&c)
-	defer stop()
-	for _, ctx := range []context.Context{&c, child} {
-		if ctx.Value(IncomingKey{}) != "own" || ctx.Value(key{}) != "parent's" {
-			t.Errorf("%v, %v", ctx.Value(IncomingKey{}), ctx.Value(key{}))
+	var made, narrowed Context
+	made.InitValues(parent, time.Time{}, values{})
+	narrowed.Init(parent, time.Time{})
+	if !narrowed.Narrow(time.Now().Add(time.Hour), values{}) {
+		t.Error("a new context was not narrowed")
+	}
+	for _, c := range []*Context{&made, &narrowed} {
+		child, stop := context.WithCancel(c)
+		defer stop()
+		for _, ctx := range []context.Context{c, child} {
+			if ctx.Value(own{}) != "own" || ctx.Value(key{}) != "parent's" {
+				t.Errorf("%v, %v", ctx.Value(own{}), ctx.Value(key{}))
+			}
+		}
+		if c.Narrow(time.Time{}, values{}) {
+			t.Error("narrowed a second time")
+		}
+		c.Cancel(nil)
+		if child.Err() == nil || child.Value(own{}) != "own" {
+			t.Errorf("after its end: %v, %v", child.Err(), child.Value(own{}))
 		}
 	}
-	c.Cancel(nil)
-	if child.Err() == nil || child.Value(IncomingKey{}) != "own" {
-		t.Errorf("after its end: %v, %v", child.Err(), child.Value(IncomingKey{}))
+	if _, ok := made.Deadline(); ok {
+		t.Error("a deadline out of nowhere")
 	}
+	if d, ok := narrowed.Deadline(); !ok || time.Until(d) < 50*time.Minute {
+		t.Errorf("the deadline is %v, %v", d, ok)
+	}
+	var asked Context
+	asked.Init(parent, time.Time{})
+	_ = asked.Done()
+	if asked.Narrow(time.Now(), values{}) {
+		t.Error("narrowed though somebody waits for its end as it was")
+	}
+	asked.Cancel(nil)
 }
 
 // What Bounds says is what Done would do, and costs no channel.

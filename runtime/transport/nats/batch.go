@@ -17,13 +17,15 @@ const (
 	// maxBatched is the largest body that goes into a batch: copying a larger one costs
 	// more than a message of its own.
 	maxBatched = 4 << 10
-	// maxBatch and maxEntries bound a batch.
-	maxBatch   = 64 << 10
+	// maxBatch and maxEntries bound a batch. It fits into one read of nats.go and of the
+	// server, 32 KiB: what does not is put together by them in further copies, and
+	// costs more than messages of their own would.
+	maxBatch   = 16 << 10
 	maxEntries = 256
 	// entryOverhead is what an entry adds to its body at most.
 	entryOverhead = binary.MaxVarintLen64 + 3
 	// keepBatch bounds the memory that stays with an unused batch.
-	keepBatch = 16 << 10
+	keepBatch = 2 * maxBatch
 )
 
 func (b *batch) add(token uint64, body []byte) {

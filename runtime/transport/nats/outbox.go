@@ -17,8 +17,9 @@ import (
 // runs as soon as the caller waits for its reply, and so before the next caller, be
 // there ever so many that a burst of replies has woken. Therefore the first caller of a
 // bundle lets those that are about to run do so (runtime.Gosched) before it publishes
-// for all of them. Where nothing else is runnable, it goes on at once; a call that is
-// alone does not come here.
+// for all of them. Where nothing else is runnable, it goes on at once; where all
+// processors are busy, that is one more turn to wait for, beside those that a call has to
+// wait for anyway. A call that is alone does not come here.
 type outbox struct {
 	room     atomic.Int64 // in a message
 	underWay atomic.Int64 // calls, also those that do not come here
