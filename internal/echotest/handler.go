@@ -86,10 +86,15 @@ func (h *Handler) Sleep(ctx context.Context, req *echov1.SleepRequest) (*echov1.
 	}
 }
 
-// Fail returns the error it is told to return.
+// Fail returns the error it is told to return, with the request's metadata "begins"
+// before it and "kind" behind it.
 func (h *Handler) Fail(ctx context.Context, req *echov1.FailRequest) (*echov1.FailResponse, error) {
-	metadata.AddResponse(ctx, "begins", "fail")
-	metadata.AddTrailer(ctx, "kind", "fail")
+	if v, ok := metadata.Incoming(ctx).Lookup("begins"); ok {
+		metadata.AddResponse(ctx, "begins", v)
+	}
+	if v, ok := metadata.Incoming(ctx).Lookup("kind"); ok {
+		metadata.AddTrailer(ctx, "kind", v)
+	}
 	if req.GetPlain() {
 		return nil, errors.New(req.GetMessage())
 	}

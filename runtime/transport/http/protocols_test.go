@@ -236,8 +236,10 @@ func TestErrors(t *testing.T) {
 		for code := status.Canceled; code.Valid(); code++ {
 			for _, message := range []string{"no order 17: é, 100%\nnext", ""} {
 				ctx, info := connect.NewClientContext(within(t))
-				_, err := unary.CallUnary(ctx, connect.NewRequest(&echov1.FailRequest{
-					Code: uint32(code), Message: message, Details: []*anypb.Any{detail}}))
+				req := connect.NewRequest(&echov1.FailRequest{Code: uint32(code), Message: message, Details: []*anypb.Any{detail}})
+				req.Header().Set("Begins", "fail")
+				req.Header().Set("Kind", "fail")
+				_, err := unary.CallUnary(ctx, req)
 				e, ok := errors.AsType[*connect.Error](err)
 				if !ok {
 					t.Fatalf("%v: got %v", code, err)
