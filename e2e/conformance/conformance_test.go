@@ -45,23 +45,52 @@ func TestConformance(t *testing.T) {
 	}
 	for mode, cases := range least {
 		t.Run(mode, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
-			defer cancel()
-			cmd := exec.CommandContext(ctx, runner, "--mode", mode, "--conf", mode+".yaml", "--trace", "--", filepath.Join(programs, mode))
-			cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it stops its processes then
-			cmd.WaitDelay = 10 * time.Second
-			out, err := cmd.CombinedOutput()
-			passed, total := outcome(out)
-			if err != nil || passed != total || total < cases {
-				t.Fatalf("%v; %d of %d cases passed, of at least %d:\n%s", err, passed, total, cases, tail(out))
+			run := func(only ...string) (passed, total int, out []byte) {
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				defer cancel()
+				args := []string{"--mode", mode, "--conf", mode + ".yaml", "--trace"}
+				for _, name := range only {
+					args = append(args, "--run", name)
+				}
+				cmd := exec.CommandContext(ctx, runner, append(args, "--", filepath.Join(programs, mode))...)
+				cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it stops its processes then
+				cmd.WaitDelay = 10 * time.Second
+				out, err := cmd.CombinedOutput()
+				if passed, total = outcome(out); err != nil && passed == total {
+					t.Fatalf("%v:\n%s", err, tail(out))
+				}
+				if bytes.Contains(out, []byte("DATA RACE")) {
+					t.Fatalf("a data race:\n%s", tail(out))
+				}
+				return passed, total, out
 			}
-			if bytes.Contains(out, []byte("DATA RACE")) {
-				t.Errorf("a data race:\n%s", tail(out))
+			passed, total, out := run()
+			if again := crossing(out); mode == "server" && len(again) == total-passed && 0 < len(again) && len(again) < 10 {
+				t.Logf("%d are tried again: %q\n%s", len(again), again, tail(out))
+				more, _, second := run(again...)
+				passed, out = passed+more, second
+			}
+			if passed != total || total < cases {
+				t.Fatalf("%d of %d cases passed, of at least %d:\n%s", passed, total, cases, tail(out))
 			}
 			t.Logf("%d cases passed", passed)
 		})
 	}
 }
+
+// crossing are the cases that failed because of an answer that met the deadline: the
+// server gives one when the time of a call is up, and by then the suite's client gives
+// up. On a busy machine it may do so with the header of the answer in its hands, and
+// then complains of the half that is missing.
+func crossing(out []byte) []string {
+	var names []string
+	for _, m := range cut.FindAllSubmatch(out, -1) {
+		names = append(names, string(m[1]))
+	}
+	return names
+}
+
+var cut = regexp.MustCompile(`(?m)^FAILED: (Timeouts/.*/Protocol:PROTOCOL_CONNECT/.*/unary):\n\tconnect error JSON: unexpected end of JSON input$`)
 
 var summary = regexp.MustCompile(`(?m)^Total cases: (\d+)\n(\d+) passed, \d+ failed$`)
 

@@ -86,12 +86,14 @@ func (h *Handler) Sleep(ctx context.Context, req *echov1.SleepRequest) (*echov1.
 	}
 }
 
-// Fail returns the error it is told to return, with metadata for requests that have any
-// called "apart".
+// Fail returns the error it is told to return, with the request's metadata "begins"
+// before it and "kind" behind it.
 func (h *Handler) Fail(ctx context.Context, req *echov1.FailRequest) (*echov1.FailResponse, error) {
-	if _, ok := metadata.Incoming(ctx).Lookup("apart"); ok {
-		metadata.AddResponse(ctx, "begins", "fail")
-		metadata.AddTrailer(ctx, "kind", "fail")
+	if v, ok := metadata.Incoming(ctx).Lookup("begins"); ok {
+		metadata.AddResponse(ctx, "begins", v)
+	}
+	if v, ok := metadata.Incoming(ctx).Lookup("kind"); ok {
+		metadata.AddTrailer(ctx, "kind", v)
 	}
 	if req.GetPlain() {
 		return nil, errors.New(req.GetMessage())
