@@ -7,6 +7,7 @@ import (
 	"io"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/protobuf/proto"
 
@@ -68,6 +69,8 @@ type method struct {
 	serve Handler
 	takes median // of calls that waited for a handler: how long the handler ran
 
+	passesOn bool // it is the fallback's
+
 	figures figures
 }
 
@@ -81,7 +84,7 @@ type request struct {
 	req      codec.Request
 	exchange metadata.Exchange
 	attempt  int32         // its number, where the client sent one
-	received bool          // at least once
+	received atomic.Bool   // at least once; a stream may be read when its handler has returned
 	answer   proto.Message // that goes with the outcome
 }
 
@@ -108,7 +111,7 @@ func (r *request) decode(payload []byte, msg proto.Message) error {
 
 // decoded is what an error of the codec comes to for the caller.
 func (r *request) decoded(err error, msg proto.Message) error {
-	r.received = true
+	r.received.Store(true)
 	if err == nil {
 		return nil
 	}
@@ -122,7 +125,7 @@ func (r *request) decoded(err error, msg proto.Message) error {
 
 // receiveOne decodes the one message that came with the request.
 func (r *request) receiveOne(msg proto.Message) error {
-	if r.received {
+	if r.received.Load() {
 		return io.EOF
 	}
 	if c, ok := r.codec.(codec.RequestUnmarshaler); ok {

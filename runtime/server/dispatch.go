@@ -29,6 +29,8 @@ type dispatcher struct {
 	timeout time.Duration
 	logger  *slog.Logger
 	load    *overload
+
+	fallback *fallback // nil for none
 }
 
 var _ transport.Handler = (*dispatcher)(nil)
@@ -52,7 +54,7 @@ func (d *dispatcher) ServeCall(ctx context.Context, req *transport.Request, repl
 
 func (d *dispatcher) serveUnary(ctx context.Context, req *transport.Request, reply transport.Replier, now time.Time) {
 	call := &unaryCall{}
-	if d.admit(&call.request, req, reply, true, now) {
+	if d.admit(ctx, &call.request, req, reply, true, now) {
 		d.serve(ctx, req, &call.request, call, reply, now)
 		d.load.end(req, call.method, now)
 	}
@@ -62,18 +64,30 @@ func (d *dispatcher) serveUnary(ctx context.Context, req *transport.Request, rep
 func (d *dispatcher) ServeStream(ctx context.Context, req *transport.Request, stream transport.ServerStream) {
 	call := &streamCall{stream: stream}
 	now := time.Now()
-	if d.admit(&call.request, req, stream, false, now) {
+	if d.admit(ctx, &call.request, req, stream, false, now) {
 		d.serve(ctx, req, &call.request, call, stream, now)
 	}
 }
 
-// Spec is the method of a procedure, or nil. It is for transports whose protocol has
-// unary calls and streams apart, as that over HTTP.
-func (d *dispatcher) Spec(procedure string) *rpc.Spec {
-	if m := d.methods[procedure]; m != nil {
-		return m.spec
+// Spec is the method of a procedure, or an error that says why there is none. It is for
+// transports whose protocol has unary calls and streams apart, as that over HTTP.
+func (d *dispatcher) Spec(ctx context.Context, procedure string) (*rpc.Spec, error) {
+	m, err := d.find(ctx, procedure)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	return m.spec, nil
+}
+
+// find is the method of a procedure.
+func (d *dispatcher) find(ctx context.Context, procedure string) (*method, *status.Error) {
+	if m := d.methods[procedure]; m != nil {
+		return m, nil
+	}
+	if d.fallback != nil {
+		return d.fallback.find(ctx, procedure)
+	}
+	return nil, d.unknown(procedure)
 }
 
 // serve runs the handler of an admitted request and sends its outcome.
@@ -85,6 +99,9 @@ func (d *dispatcher) serve(ctx context.Context, req *transport.Request, r *reque
 		deadline = req.Received.Add(r.req.Timeout)
 	case d.timeout > 0 && kind == rpc.Unary:
 		deadline = now.Add(d.timeout)
+	}
+	if r.method.passesOn {
+		ctx = context.WithValue(ctx, codecKey{}, r.codec)
 	}
 	r.ctx.InitValue(ctx, deadline, callctx.IncomingKey{}, &r.exchange) // metadata.WithExchange, without a context of its own
 	defer r.ctx.Cancel(nil)
@@ -100,7 +117,7 @@ func (d *dispatcher) serve(ctx context.Context, req *transport.Request, r *reque
 		d.reply(r, reply, nil)
 		return
 	}
-	if !r.received && errors.Is(err, transport.ErrNotStarted) {
+	if !r.received.Load() && errors.Is(err, transport.ErrNotStarted) {
 		e := status.From(err)
 		r.method.figures.count(took, e)
 		d.reject(reply, e)
@@ -139,14 +156,14 @@ func (d *dispatcher) contentType(req *transport.Request) string {
 }
 
 // admit prepares r, or answers and reports false.
-func (d *dispatcher) admit(r *request, req *transport.Request, reply transport.Replier, unary bool, now time.Time) bool {
+func (d *dispatcher) admit(ctx context.Context, r *request, req *transport.Request, reply transport.Replier, unary bool, now time.Time) bool {
 	ct := d.contentType(req)
 	if r.codec = d.codecs[ct]; r.codec == nil {
 		d.reject(reply, status.Errorf(status.Unimplemented, "content type %.80q is not served here (only %s)",
 			ct, strings.Join(slices.Sorted(maps.Keys(d.codecs)), ", ")))
 		return false
 	}
-	err := d.parse(r, req, now)
+	err := d.parse(ctx, r, req, now)
 	r.req.Notification = r.req.Notification && unary // a stream is always answered
 	if err == nil && (r.method.spec.Kind == rpc.Unary) != unary {
 		err = status.Errorf(status.Unimplemented, "%s is a %s method and was called as one of another kind",
@@ -170,14 +187,14 @@ func (d *dispatcher) admit(r *request, req *transport.Request, reply transport.R
 }
 
 // parse reads the request and finds its method.
-func (d *dispatcher) parse(call *request, req *transport.Request, now time.Time) *status.Error {
+func (d *dispatcher) parse(ctx context.Context, call *request, req *transport.Request, now time.Time) *status.Error {
 	if err := call.codec.ParseRequest(req.Body, &call.req); err != nil {
 		e := status.From(err)
 		return status.Errorf(e.Code(), "malformed %s request: %s", call.codec.Name(), e.Message())
 	}
-	m := d.methods[call.req.Procedure]
-	if m == nil {
-		return d.unknown(call.req.Procedure)
+	m, err := d.find(ctx, call.req.Procedure)
+	if err != nil {
+		return err
 	}
 	call.method = m
 	call.takeAttempt()

@@ -197,6 +197,21 @@ func FromHandler(err error) *Error {
 	return New(CodeOf(err), "")
 }
 
+// Forward is what the caller may see of an error by which a handler passes on, in full,
+// what another call came to: as [FromHandler], but an [*Error] that is [Error.Remote]
+// keeps its code, text and details, as if the handler had made it. It is for proxies,
+// whose callers mean the other call; any other handler has something of its own to
+// say. It is nil for nil.
+func Forward(err error) *Error {
+	e, ok := first(err)
+	if !ok || !e.remote {
+		return FromHandler(err)
+	}
+	c := *e
+	c.remote = false
+	return &c
+}
+
 // Detail finds the first detail of type M in err's tree of errors, which is searched
 // as [errors.As] does.
 func Detail[M proto.Message](err error) (M, bool) {

@@ -257,3 +257,29 @@ func TestNilError(t *testing.T) {
 		t.Error("a nil *Error has a detail")
 	}
 }
+
+func TestForward(t *testing.T) {
+	if e := status.Forward(nil); e != nil {
+		t.Errorf("nil became %v", e)
+	}
+	detail, err := anypb.New(durationpb.New(time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cause := errors.New("cause")
+	remote := status.Remote(status.NotFound, "no order 17", []*anypb.Any{detail}).WithCause(cause)
+	got := status.FromHandler(status.Forward(fmt.Errorf("around: %w", remote)))
+	if got.Code() != status.NotFound || got.Message() != "no order 17" || len(got.Details()) != 1 || !errors.Is(got, cause) {
+		t.Errorf("got %v with %v", got, got.Details())
+	}
+	if !remote.Remote() {
+		t.Error("the error itself was changed")
+	}
+	own := status.New(status.Aborted, "own")
+	if got := status.Forward(own); got != own {
+		t.Errorf("got %v", got)
+	}
+	if got := status.Forward(errors.New("a secret")); got.Code() != status.Unknown || got.Message() != "" {
+		t.Errorf("got %v", got)
+	}
+}

@@ -18,6 +18,7 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"math"
+	nethttp "net/http"
 	"time"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -133,6 +134,12 @@ type Config struct {
 	// IdleTimeout is how long a connection without a request stays open, on both
 	// sides. Default: [DefaultIdleTimeout].
 	IdleTimeout time.Duration
+	// Middleware wraps the handler of each listener: it sees every request of HTTP first,
+	// of whatever protocol, and may answer it in the listener's place, as CORS and
+	// authentication do. Handlers' contexts have the values of the request's. A
+	// ResponseWriter that it wraps needs an Unwrap, as [net/http.ResponseController] has
+	// it. Default: none.
+	Middleware func(nethttp.Handler) nethttp.Handler
 	// Files finds methods by their names, where their kind has to be known: by a client
 	// of Connect, gRPC or gRPC-Web that opens a stream, and by a listener whose handler
 	// cannot say, as that of a server.Server can. Default: [protoregistry.GlobalFiles],

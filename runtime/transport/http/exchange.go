@@ -325,7 +325,7 @@ func (l *link) Ended(*status.Error) {}
 func (l *listener) open(ctx context.Context, m transport.Message) (transport.ClientStream, *status.Error) {
 	var toServer link // is set before anything is sent
 	client := l.local.NewClient(ctx, &toServer, string(l.address))
-	if err := l.streams.Open(&link{client}, client.Offer(), "the client", m,
+	if err := l.streams.OpenIn(context.WithoutCancel(ctx), &link{client}, client.Offer(), "the client", m,
 		func(s *stream.Server) { toServer.to = s }); err != nil {
 		client.Fail(err)
 	}

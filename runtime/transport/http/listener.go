@@ -69,8 +69,12 @@ func (t *Transport) listen(ctx context.Context, cfg transport.ListenConfig, port
 	local := t.cfg.streams()
 	local.Heartbeat = -1 // within a process, links do not break
 	l.local = stream.NewSet(local)
+	handler := nethttp.Handler(l)
+	if t.cfg.Middleware != nil {
+		handler = t.cfg.Middleware(l)
+	}
 	l.server = &nethttp.Server{
-		Handler:           l,
+		Handler:           handler,
 		ReadHeaderTimeout: t.cfg.ReadTimeout,
 		IdleTimeout:       t.cfg.IdleTimeout,
 		MaxHeaderBytes:    maxHeader,
@@ -210,10 +214,16 @@ func check(what string, m transport.Message, limit int) error {
 	return nil
 }
 
-// call has the handler answer a request. ok is false where ctx ended before.
+// peerOf is what is known of the other end of a request's connection.
+func peerOf(r *nethttp.Request) *transport.Peer {
+	return &transport.Peer{Address: r.RemoteAddr, TLS: r.TLS}
+}
+
+// call has the handler answer a request. The handler's context has ctx's values. ok is
+// false where ctx ended before.
 func (l *listener) call(ctx context.Context, m transport.Message) (a answer, ok bool) {
 	p := &place{id: l.lastID.Add(1), answer: make(chan answer, 1)}
-	l.calls.Deliver(p, m)
+	l.calls.DeliverIn(context.WithoutCancel(ctx), p, m)
 	select {
 	case a = <-p.answer:
 		return a, true

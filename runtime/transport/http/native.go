@@ -1,6 +1,7 @@
 package http
 
 import (
+	"context"
 	"errors"
 	"io"
 	nethttp "net/http"
@@ -46,7 +47,7 @@ func (l *listener) serveCall(w nethttp.ResponseWriter, r *nethttp.Request) {
 		return
 	}
 	_ = rc.SetReadDeadline(time.Time{})
-	a, ok := l.call(r.Context(), m)
+	a, ok := l.call(transport.WithPeer(r.Context(), peerOf(r)), m)
 	if !ok {
 		return // nobody is there to hear of it
 	}
@@ -128,7 +129,8 @@ func (l *listener) serveStream(w nethttp.ResponseWriter, r *nethttp.Request) {
 
 	out := &response{outbox: newOutbox(), rc: rc}
 	var server *stream.Server
-	if err := l.streams.Open(out, r.Header.Get(headerOffer), "the client at "+r.RemoteAddr, m,
+	base := transport.WithPeer(context.WithoutCancel(r.Context()), peerOf(r))
+	if err := l.streams.OpenIn(base, out, r.Header.Get(headerOffer), "the client at "+r.RemoteAddr, m,
 		func(s *stream.Server) { server = s }); err != nil {
 		putRefusal(w, serving.Refusal{Code: err.Code(), Message: err.Message()})
 		return

@@ -1,6 +1,7 @@
 package http
 
 import (
+	"context"
 	nethttp "net/http"
 	"strings"
 	"time"
@@ -11,13 +12,15 @@ import (
 
 	"github.com/protomicro/micro/runtime/rpc"
 	"github.com/protomicro/micro/runtime/status"
+	"github.com/protomicro/micro/runtime/transport"
 )
 
 // A specifier is a transport.Handler that knows its methods, as that of a
 // server.Server does.
 type specifier interface {
-	// Spec is the method of a procedure, or nil.
-	Spec(procedure string) *rpc.Spec
+	// Spec is the method of a procedure. The error, a [*status.Error], says why there is
+	// none. What it returns may change from one request to the next.
+	Spec(ctx context.Context, procedure string) (*rpc.Spec, error)
 }
 
 // specOf is what files say about a procedure, or nil.
@@ -73,24 +76,30 @@ func (l *listener) handlerOptions(spec *rpc.Spec) []connect.HandlerOption {
 	return options
 }
 
-// handler is what serves a procedure in Connect, gRPC and gRPC-Web, or nil. There are as
-// many as the listener has methods.
-func (l *listener) handler(procedure string) *procedureHandler {
-	if h, ok := l.procedures.Load(procedure); ok {
-		return h.(*procedureHandler)
-	}
-	var spec *rpc.Spec
+// spec is the method of a procedure. The error says why there is none.
+func (l *listener) spec(ctx context.Context, procedure string) (*rpc.Spec, error) {
 	if s, ok := l.cfg.Handler.(specifier); ok {
-		spec = s.Spec(procedure)
-	} else {
-		spec = specOf(l.transport.cfg.Files, procedure)
+		return s.Spec(ctx, procedure)
 	}
-	if spec == nil {
-		return nil
+	if h, ok := l.procedures.Load(procedure); ok {
+		return h.(*procedureHandler).spec, nil
+	}
+	if spec := specOf(l.transport.cfg.Files, procedure); spec != nil {
+		return spec, nil
+	}
+	return nil, status.Errorf(status.Unimplemented, "no method %.120q here", procedure)
+}
+
+// handler is what serves a method in Connect, gRPC and gRPC-Web. There are as many as
+// the listener has methods; one whose method has changed is made anew.
+func (l *listener) handler(spec *rpc.Spec) *procedureHandler {
+	procedure := spec.Procedure
+	if h, ok := l.procedures.Load(procedure); ok && h.(*procedureHandler).spec == spec {
+		return h.(*procedureHandler)
 	}
 	options := l.handlerOptions(spec)
 	x := &exchange{listener: l, procedure: procedure, kind: spec.Kind}
-	h := &procedureHandler{kind: spec.Kind}
+	h := &procedureHandler{spec: spec}
 	switch spec.Kind {
 	case rpc.Unary:
 		h.Handler = connect.NewUnaryHandler("/"+procedure, x.unary, options...)
@@ -100,30 +109,29 @@ func (l *listener) handler(procedure string) *procedureHandler {
 		h.Handler = connect.NewClientStreamHandler("/"+procedure, x.clientStream, options...)
 	case rpc.BidiStream:
 		h.Handler = connect.NewBidiStreamHandler("/"+procedure, x.bidiStream, options...)
-	default:
-		return nil
 	}
-	kept, _ := l.procedures.LoadOrStore(procedure, h)
-	return kept.(*procedureHandler)
+	l.procedures.Store(procedure, h)
+	return h
 }
 
 // A procedureHandler serves one procedure.
 type procedureHandler struct {
 	*connect.Handler
-	kind rpc.Kind
+	spec *rpc.Spec
 }
 
 // serveProcedure is for a request of Connect, gRPC or gRPC-Web.
 func (l *listener) serveProcedure(w nethttp.ResponseWriter, r *nethttp.Request) {
 	procedure := strings.TrimPrefix(r.URL.Path, "/")
-	h := l.handler(procedure)
-	if h == nil {
-		l.serveUnknown(w, r, procedure)
+	spec, err := l.spec(r.Context(), procedure)
+	if err != nil {
+		l.serveUnknown(w, r, procedure, status.From(err))
 		return
 	}
+	h := l.handler(spec)
 	rc := nethttp.NewResponseController(w)
-	if h.kind&rpc.ClientStream == 0 {
-		if h.kind == rpc.Unary {
+	if spec.Kind&rpc.ClientStream == 0 {
+		if spec.Kind == rpc.Unary {
 			if refusal := l.enter(); refusal != nil {
 				l.writeError(w, r, status.New(refusal.Code, refusal.Message))
 				return
@@ -132,16 +140,17 @@ func (l *listener) serveProcedure(w nethttp.ResponseWriter, r *nethttp.Request) 
 		}
 		_ = rc.SetReadDeadline(time.Now().Add(l.transport.cfg.ReadTimeout)) // for the one message; both kinds of connections can
 	}
-	h.ServeHTTP(w, r.WithContext(withControl(r.Context(), control{rc, r.ProtoMajor < 2})))
+	ctx := transport.WithPeer(r.Context(), peerOf(r))
+	h.ServeHTTP(w, r.WithContext(withControl(ctx, control{rc, r.ProtoMajor < 2})))
 }
 
-// serveUnknown answers for a procedure that is not here.
-func (l *listener) serveUnknown(w nethttp.ResponseWriter, r *nethttp.Request, procedure string) {
+// serveUnknown answers for a procedure that is not here, with the reason.
+func (l *listener) serveUnknown(w nethttp.ResponseWriter, r *nethttp.Request, procedure string, why *status.Error) {
 	if !l.errors.IsSupported(r) || strings.Count(procedure, "/") != 1 {
 		nethttp.NotFound(w, r)
 		return
 	}
-	l.writeError(notFound{w}, r, status.Errorf(status.Unimplemented, "no method %.120q here", procedure))
+	l.writeError(notFound{w}, r, why)
 }
 
 // A notFound has the HTTP status that Connect gives for an unknown path, in place of

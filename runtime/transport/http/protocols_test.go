@@ -301,7 +301,7 @@ func TestFaults(t *testing.T) {
 			_, err := newClient[echov1.EchoRequest, echov1.EchoResponse](c, url, procedure, opts...).CallUnary(within(t), req)
 			return err
 		}
-		want("no method", echo("echo.v1.Echo/Nope", nil, 0), connect.CodeUnimplemented, "echo.v1.Echo/Nope")
+		want("no method", echo("echo.v1.Echo/Nope", nil, 0), connect.CodeUnimplemented, "no method \"Nope\"")
 		for _, path := range []string{"/echo.v1.Echo/Nope", "/nope.v1.Echo/Echo"} {
 			res, err := c.Post(url+path, "application/proto", nil)
 			if err != nil {
@@ -312,7 +312,7 @@ func TestFaults(t *testing.T) {
 			}
 			_ = res.Body.Close()
 		}
-		want("no service", echo("nope.v1.Echo/Echo", nil, 0), connect.CodeUnimplemented, "nope.v1.Echo/Echo")
+		want("no service", echo("nope.v1.Echo/Echo", nil, 0), connect.CodeUnimplemented, "no service \"nope.v1.Echo\"")
 		want("too large", echo("echo.v1.Echo/Echo", nil, 20_000), connect.CodeResourceExhausted, "")
 		want("reserved key", echo("echo.v1.Echo/Echo", func(r *connect.Request[echov1.EchoRequest]) {
 			r.Header().Set("Micro-Something", "x")

@@ -123,8 +123,18 @@ func (cs *Calls[K]) Deliver(to K, m transport.Message) { cs.DeliverAt(to, m, tim
 
 // DeliverAt is Deliver for a request that arrived together with others.
 func (cs *Calls[K]) DeliverAt(to K, m transport.Message, now time.Time) {
+	cs.deliver(context.Background(), to, m, now)
+}
+
+// DeliverIn is Deliver of a request that comes with a context: the handler's has its
+// values. It is one that does not end.
+func (cs *Calls[K]) DeliverIn(base context.Context, to K, m transport.Message) {
+	cs.deliver(base, to, m, time.Now())
+}
+
+func (cs *Calls[K]) deliver(base context.Context, to K, m transport.Message, now time.Time) {
 	c := &call[K]{calls: cs, to: to, req: transport.Request{Message: m, Received: now}}
-	c.ctx.Init(context.Background(), time.Time{})
+	c.ctx.Init(base, time.Time{})
 	if !cs.table.add(c) {
 		c.ctx.Cancel(errCallerGone)
 		return

@@ -58,8 +58,16 @@ func (sv *served) Ended(err *status.Error) {
 // It waits for nothing. The error is for the client (see [stream.AppendRefusal]): the
 // offer is not one, the listener has as many streams as it may, or is shutting down.
 func (ss *Streams) Open(link stream.Link, offer, peer string, m transport.Message, register func(*stream.Server)) *status.Error {
+	return ss.OpenIn(context.Background(), link, offer, peer, m, register)
+}
+
+// OpenIn is Open of a request that comes with a context: the handler's has its values.
+// It is one that does not end.
+func (ss *Streams) OpenIn(base context.Context, link stream.Link, offer, peer string, m transport.Message,
+	register func(*stream.Server),
+) *status.Error {
 	sv := &served{Link: link, streams: ss, req: transport.Request{Message: m, Received: time.Now()}}
-	sv.ctx.Init(context.Background(), time.Time{})
+	sv.ctx.Init(base, time.Time{})
 	if err := ss.admit(sv, offer, peer); err != nil {
 		return err
 	}
