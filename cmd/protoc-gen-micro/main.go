@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/pluginpb"
 
 	"github.com/protomicro/micro/internal/generator"
+	"github.com/protomicro/micro/internal/version"
 )
 
 const usage = `protoc-gen-micro is a plugin for protobuf compilers, which run it:
@@ -32,7 +33,7 @@ func main() {
 func run(args []string, in io.Reader, out io.Writer) error {
 	switch {
 	case len(args) == 1 && (args[0] == "--version" || args[0] == "-version"):
-		_, err := fmt.Fprintln(out, "protoc-gen-micro", installedVersion())
+		_, err := fmt.Fprintln(out, "protoc-gen-micro", version.Installed())
 		return err
 	case len(args) == 1 && (args[0] == "--help" || args[0] == "-help" || args[0] == "-h"):
 		_, err := io.WriteString(out, usage)

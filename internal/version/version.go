@@ -1,25 +1,26 @@
-package main
+// Package version is the version that the programs of this project say they are.
+package version
 
 import (
 	"runtime/debug"
 	"strings"
 )
 
-// version is the release that this source tree leads to.
-const version = "v0.1.0"
+// release is the release that this source tree leads to.
+const release = "v0.1.0"
 
 const modulePath = "github.com/protomicro/micro"
 
-// installedVersion is the version that the go command chose, where it chose one.
-func installedVersion() string {
+// Installed is the version that the go command chose, where it chose one.
+func Installed() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
-		return version
+		return release
 	}
-	return versionOf(info)
+	return of(info)
 }
 
-func versionOf(info *debug.BuildInfo) string {
+func of(info *debug.BuildInfo) string {
 	module := &info.Main
 	for _, dep := range info.Deps {
 		if dep.Path == modulePath {
@@ -28,11 +29,11 @@ func versionOf(info *debug.BuildInfo) string {
 	}
 	for _, s := range info.Settings {
 		if module == &info.Main && strings.HasPrefix(s.Key, "vcs") {
-			return version // built in a checkout, whose version is made up
+			return release // built in a checkout, whose version is made up
 		}
 	}
 	if module.Path != modulePath || module.Replace != nil || module.Version == "" || module.Version == "(devel)" {
-		return version
+		return release
 	}
 	return module.Version
 }
