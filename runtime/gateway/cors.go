@@ -68,13 +68,17 @@ func CORS(cfg CORSConfig) (func(http.Handler) http.Handler, error) {
 	if cfg.MaxAge == 0 {
 		cfg.MaxAge = DefaultCORSMaxAge
 	}
+	seconds := int(cfg.MaxAge / time.Second)
+	if seconds <= 0 {
+		seconds = -1 // which is not at all, to this library
+	}
 	return cors.New(cors.Options{
 		AllowedOrigins:   cfg.Origins,
 		AllowedMethods:   corsMethods,
 		AllowedHeaders:   slices.Concat(corsHeaders, cfg.Headers),
 		ExposedHeaders:   slices.Concat(corsExpose, cfg.Expose),
 		AllowCredentials: cfg.Credentials,
-		MaxAge:           max(int(cfg.MaxAge/time.Second), -1),
+		MaxAge:           seconds,
 	}).Handler, nil
 }
 
