@@ -44,10 +44,11 @@ func (f *forwarder) serve(ctx context.Context, call server.Call) error {
 	if err := call.Receive(&req); err != nil {
 		return err
 	}
-	var md metadata.MD
-	err := f.client.Call(ctx, call.Spec(), &req, &res,
-		client.WithCodec(server.RequestCodec(ctx)), client.WithResponseMetadata(&md))
-	giveBack(ctx, md)
+	var leading, trailing metadata.MD
+	err := f.client.Call(ctx, call.Spec(), &req, &res, client.WithCodec(server.RequestCodec(ctx)),
+		client.WithResponseMetadata(&leading), client.WithResponseTrailer(&trailing))
+	giveBack(ctx, leading, metadata.AddResponse)
+	giveBack(ctx, trailing, metadata.AddTrailer)
 	if err != nil {
 		return f.failure(ctx, call.Spec(), err)
 	}
@@ -75,8 +76,12 @@ func (f *forwarder) stream(ctx context.Context, call server.Call) error {
 		go up.run() // until the client is done, or this handler has returned
 	}
 	var m message
-	for {
-		if err = s.Receive(&m); err != nil {
+	for begun := false; ; begun = true {
+		err = s.Receive(&m)
+		if !begun { // the service's first word: a message or the outcome
+			giveBack(ctx, s.ResponseMetadata(), metadata.AddResponse)
+		}
+		if err != nil {
 			break
 		}
 		if err := call.Send(&m); err != nil {
@@ -87,7 +92,7 @@ func (f *forwarder) stream(ctx context.Context, call server.Call) error {
 			break
 		}
 	}
-	giveBack(ctx, s.ResponseMetadata())
+	giveBack(ctx, s.ResponseTrailer(), metadata.AddTrailer)
 	switch {
 	case errors.Is(err, io.EOF):
 		return nil
@@ -162,9 +167,9 @@ func (f *forwarder) failure(ctx context.Context, spec *rpc.Spec, err error) erro
 }
 
 // giveBack adds the metadata of the service's response to the gateway's.
-func giveBack(ctx context.Context, md metadata.MD) {
+func giveBack(ctx context.Context, md metadata.MD, add func(ctx context.Context, key, value string) bool) {
 	for k, v := range md.All() {
-		metadata.AddResponse(ctx, k, v)
+		add(ctx, k, v)
 	}
 }
 

@@ -169,10 +169,10 @@ func TestCalls(t *testing.T) {
 	sys.echo(t)
 	everyWay(t, sys.gateway(t), func(t *testing.T, w *way) {
 		t.Run("unary", func(t *testing.T) {
-			var md metadata.MD
+			var md, trailer metadata.MD
 			req := &echov1.EchoRequest{Text: `"{}é` + "\x00", Body: []byte{0, 1, 255}, Tags: []string{"a", ""}}
-			res, err := w.echo.Echo(within(t), req, w.opt, client.WithResponseMetadata(&md),
-				client.WithMetadata("tag", "a", "tag", "b", "key-bin", "\x00\xff"))
+			res, err := w.echo.Echo(within(t), req, w.opt, client.WithResponseMetadata(&md), client.WithResponseTrailer(&trailer),
+				client.WithMetadata("tag", "a", "tag", "b", "key-bin", "\x00\xff", "trailing-one", "1"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -181,6 +181,9 @@ func TestCalls(t *testing.T) {
 			}
 			if tags := md.Values("echo-tag"); !slices.Equal(tags, []string{"a", "b"}) || md.Get("echo-key-bin") != "\x00\xff" {
 				t.Errorf("metadata: %v", md)
+			}
+			if trailer.Len() != 1 || trailer.Get("echo-trailing-one") != "1" {
+				t.Errorf("trailer: %v", trailer)
 			}
 			if from := md.Get("echo-x-forwarded-for"); from != "127.0.0.1" {
 				t.Errorf("forwarded for %q", from)
@@ -201,9 +204,10 @@ func TestCalls(t *testing.T) {
 				}
 				n++
 			}
-			if kind := s.ResponseMetadata().Get("kind"); n != 100 || kind != "count" {
-				t.Errorf("%d messages, kind %q", n, kind)
+			if n != 100 {
+				t.Errorf("%d messages", n)
 			}
+			bothWays(t, s, "count")
 		})
 		t.Run("client stream", func(t *testing.T) {
 			s, err := w.stream.Sum(within(t), w.opt)
@@ -218,6 +222,7 @@ func TestCalls(t *testing.T) {
 			if res, err := s.CloseAndRecv(); err != nil || res.GetSum() != 4950 {
 				t.Errorf("got %v, %v", res, err)
 			}
+			bothWays(t, s, "sum")
 		})
 		t.Run("bidi stream", func(t *testing.T) {
 			s, err := w.stream.Chat(within(t), w.opt)
@@ -238,13 +243,19 @@ func TestCalls(t *testing.T) {
 			if _, err := s.Recv(); !errors.Is(err, io.EOF) {
 				t.Errorf("the end: %v", err)
 			}
+			bothWays(t, s, "chat")
 		})
 		t.Run("errors", func(t *testing.T) {
 			detail, err := anypb.New(durationpb.New(time.Minute))
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = w.echo.Fail(within(t), &echov1.FailRequest{Code: uint32(status.Aborted), Message: "text é", Details: []*anypb.Any{detail}}, w.opt)
+			var md, trailer metadata.MD
+			_, err = w.echo.Fail(within(t), &echov1.FailRequest{Code: uint32(status.Aborted), Message: "text é", Details: []*anypb.Any{detail}}, w.opt,
+				client.WithResponseMetadata(&md), client.WithResponseTrailer(&trailer))
+			if md.Get("begins")+trailer.Get("begins") != "fail" || md.Get("kind")+trailer.Get("kind") != "fail" {
+				t.Errorf("metadata of an error: %v, %v", md, trailer)
+			}
 			e := status.From(err)
 			if e.Code() != status.Aborted || e.Message() != "text é" || len(e.Details()) != 1 || !proto.Equal(e.Details()[0], detail) {
 				t.Errorf("got %v with %v", err, e.Details())
@@ -282,6 +293,18 @@ func TestCalls(t *testing.T) {
 			}
 		})
 	})
+}
+
+// bothWays checks the metadata that the service sends before its messages and behind.
+func bothWays(t *testing.T, s interface {
+	ResponseMetadata() metadata.MD
+	ResponseTrailer() metadata.MD
+}, method string) {
+	t.Helper()
+	if md, trailer := s.ResponseMetadata(), s.ResponseTrailer(); md.Get("begins") != method || trailer.Get("kind") != method ||
+		md.Get("kind") != "" || trailer.Get("begins") != "" {
+		t.Errorf("metadata: leading %v, trailing %v", md, trailer)
+	}
 }
 
 // TestNotThere is what is answered for what cannot be called.
