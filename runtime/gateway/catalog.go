@@ -31,7 +31,7 @@ const (
 
 type catalogConfig struct {
 	registry registry.Registry // nil for none
-	scheme   string            // of instances' addresses
+	schemes  []string          // of instances' addresses, the preferred one first
 	expose   func(service string) bool
 	fixed    map[string]*description // of services that are not asked
 	fetch    func(ctx context.Context, service string, addr transport.Address) (*descriptorpb.FileDescriptorSet, error)
@@ -108,7 +108,7 @@ func (c *catalog) schema(ds []*description, last *schema) *schema {
 	return s
 }
 
-// method is a server's Fallback.
+// method is a server's Config.Resolve.
 func (c *catalog) method(ctx context.Context, procedure string) (*server.Method, error) {
 	name, method, ok := strings.Cut(procedure, "/")
 	if !ok || !protoreflect.FullName(name).IsValid() || !protoreflect.Name(method).IsValid() {

@@ -32,7 +32,7 @@ import (
 // Config says what a gateway listens on, what it exposes and how it passes calls on.
 type Config struct {
 	// Server is the side that clients see: its Transport, which is required, and its
-	// limits. The gateway sets Codecs and Fallback, and adds Authenticate behind the
+	// limits. The gateway sets Codecs and Resolve, and adds Authenticate behind the
 	// Interceptors.
 	Server server.Config
 	// Client is the side that services see: its Transport, which is required, its
@@ -92,8 +92,8 @@ func New(cfg Config) (*Gateway, error) {
 		return nil, errors.New("gateway: Config.Expose is nil (say which services are exposed, such as by gateway.Match)")
 	case cfg.Client.Registry == nil && cfg.Files == nil:
 		return nil, errors.New("gateway: neither Config.Client.Registry nor Config.Files says which services there are")
-	case cfg.Server.Fallback != nil || cfg.Server.Codecs != nil:
-		return nil, errors.New("gateway: Config.Server has a Fallback or Codecs, which are the gateway's to set")
+	case cfg.Server.Resolve != nil || cfg.Server.Codecs != nil:
+		return nil, errors.New("gateway: Config.Server has a Resolve or Codecs, which are the gateway's to set")
 	case cfg.MaxTimeout < 0:
 		return nil, fmt.Errorf("gateway: Config.MaxTimeout is %v", cfg.MaxTimeout)
 	case cfg.DrainDelay < 0:
@@ -116,7 +116,7 @@ func New(cfg Config) (*Gateway, error) {
 	f := &forwarder{client: g.client, strip: lowered(cfg.Strip), maxTimeout: cfg.MaxTimeout, logger: cfg.Server.Logger}
 	g.catalog = newCatalog(catalogConfig{
 		registry: cfg.Client.Registry,
-		scheme:   cfg.Client.Transport.Scheme(),
+		schemes:  schemes(&cfg.Client),
 		expose:   cfg.Expose,
 		fixed:    fixed,
 		fetch:    g.fetch,
@@ -130,10 +130,19 @@ func New(cfg Config) (*Gateway, error) {
 	return g, nil
 }
 
+// schemes are those of the addresses that a client can call.
+func schemes(cfg *client.Config) []string {
+	all := []string{cfg.Transport.Scheme()}
+	for _, t := range cfg.Fallbacks {
+		all = append(all, t.Scheme())
+	}
+	return all
+}
+
 func (g *Gateway) newServer() error {
 	sc := g.cfg.Server
 	sc.Codecs = codecs
-	sc.Fallback = g.catalog.method
+	sc.Resolve = g.catalog.method
 	sc.Interceptors = slices.Clone(sc.Interceptors)
 	if g.cfg.Authenticate != nil {
 		sc.Interceptors = append(sc.Interceptors, authenticated(g.cfg.Authenticate))

@@ -30,6 +30,7 @@ import (
 	"github.com/protomicro/micro/runtime/health"
 	"github.com/protomicro/micro/runtime/metadata"
 	"github.com/protomicro/micro/runtime/reflection"
+	"github.com/protomicro/micro/runtime/registry"
 	registrymemory "github.com/protomicro/micro/runtime/registry/memory"
 	"github.com/protomicro/micro/runtime/server"
 	"github.com/protomicro/micro/runtime/status"
@@ -318,7 +319,10 @@ func TestNotThere(t *testing.T) {
 	}
 	mute := sys.instance(t, "", (&silent{"mute.v1.Mute"}).register)
 	echotest.Announce(t, sys.registry, mute)
+	elsewhere := sys.instance(t, "", (&silent{"else.v1.Where"}).register)
+	echotest.Announce(t, sys.registry, elsewhere, func(in *registry.Instance) { in.Addresses = []string{"carrier:pigeon"} })
 	for procedure, want := range map[string]string{
+		"else.v1.Where/Say":    "unavailable: none of the 1 instances of else.v1.Where has an address for the transport memory",
 		"echo.v1.Echo/Nope":    `unimplemented: service echo.v1.Echo has no method "Nope"`,
 		"nope.v1.Echo/Echo":    `unimplemented: no service "nope.v1.Echo" here`,
 		"echo.v1.Admin/Counts": `unimplemented: no service "echo.v1.Admin" here`, // not exposed
@@ -330,6 +334,26 @@ func TestNotThere(t *testing.T) {
 				t.Errorf("%s: got %v, want %s", procedure, err, want)
 			}
 		}
+	}
+}
+
+// TestTransports is a service that is reached by the client's second transport alone.
+func TestTransports(t *testing.T) {
+	sys := newSystem()
+	tr := openHTTP(t, http.Config{})
+	s, err := server.New(server.Config{Transport: tr, Logger: echotest.Quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &echotest.Handler{Instance: "one"}
+	if err := errors.Join(h.Register(s), reflected(s), s.Start(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { echotest.Shutdown(t, s) })
+	echotest.Announce(t, sys.registry, s, func(in *registry.Instance) { in.Addresses = []string{"memory:nobody", string(s.Address())} })
+	w := wayTo(t, sys.gateway(t, func(cfg *gateway.Config) { cfg.Client.Fallbacks = []transport.Transport{tr} }), http.Connect, nil)
+	if res, err := w.echo.Echo(within(t), &echov1.EchoRequest{Text: "x"}, w.opt); err != nil || res.GetText() != "x" {
+		t.Errorf("got %v, %v", res, err)
 	}
 }
 

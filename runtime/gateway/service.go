@@ -8,9 +8,12 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"google.golang.org/protobuf/types/descriptorpb"
 
 	"github.com/protomicro/micro/runtime/registry"
 	"github.com/protomicro/micro/runtime/status"
@@ -195,21 +198,25 @@ func (v *versions) described() bool {
 func (v *versions) instances() map[string][]registry.Instance {
 	there := make(map[string][]registry.Instance)
 	for _, in := range v.snapshot.Instances {
-		if _, ok := addressOf(in, v.catalog.scheme); ok {
+		if len(v.addresses(in)) > 0 {
 			there[in.Version] = append(there[in.Version], in)
 		}
 	}
 	return there
 }
 
-// addressOf is the first of an instance's addresses that has the scheme.
-func addressOf(in registry.Instance, scheme string) (transport.Address, bool) {
-	for _, a := range in.Addresses {
-		if addr := transport.Address(a); addr.Scheme() == scheme {
-			return addr, true
+// addresses are an instance's where it can be asked, the preferred one first.
+func (v *versions) addresses(in registry.Instance) []transport.Address {
+	var all []transport.Address
+	for _, scheme := range v.catalog.schemes {
+		for _, a := range in.Addresses {
+			if addr := transport.Address(a); addr.Scheme() == scheme {
+				all = append(all, addr)
+				break
+			}
 		}
 	}
-	return "", false
+	return all
 }
 
 // ask asks the instances of one version, if it is time, and says when it is again.
@@ -260,8 +267,13 @@ func rank(p *part, in registry.Instance) int {
 func (v *versions) fetch(ctx context.Context, in registry.Instance) (*description, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	addr, _ := addressOf(in, v.catalog.scheme)
-	set, err := v.catalog.fetch(ctx, v.name, addr)
+	var set *descriptorpb.FileDescriptorSet
+	var err error
+	for _, addr := range v.addresses(in) {
+		if set, err = v.catalog.fetch(ctx, v.name, addr); err == nil {
+			break
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -301,8 +313,8 @@ func (v *versions) tell(final bool) {
 func (v *versions) explain(err error) error {
 	switch status.CodeOf(err) {
 	case status.OK: // none was asked
-		return status.Errorf(status.Unavailable, "none of the %d instances of %s has an address for the transport %q",
-			len(v.snapshot.Instances), v.name, v.catalog.scheme)
+		return status.Errorf(status.Unavailable, "none of the %d instances of %s has an address for the transport %s",
+			len(v.snapshot.Instances), v.name, strings.Join(v.catalog.schemes, " or "))
 	case status.Unimplemented, status.NotFound:
 		return status.Errorf(status.Unimplemented, "the methods of %s are not known: its instances do not tell them "+
 			"(register package reflection with the service, or give the gateway its descriptors)", v.name)

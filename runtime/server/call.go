@@ -69,7 +69,7 @@ type method struct {
 	serve Handler
 	takes median // of calls that waited for a handler: how long the handler ran
 
-	passesOn bool // it is the fallback's
+	resolved bool // and not registered
 
 	figures figures
 }

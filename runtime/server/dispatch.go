@@ -30,7 +30,7 @@ type dispatcher struct {
 	logger  *slog.Logger
 	load    *overload
 
-	fallback *fallback // nil for none
+	resolver *resolver // nil for none
 }
 
 var _ transport.Handler = (*dispatcher)(nil)
@@ -84,8 +84,8 @@ func (d *dispatcher) find(ctx context.Context, procedure string) (*method, *stat
 	if m := d.methods[procedure]; m != nil {
 		return m, nil
 	}
-	if d.fallback != nil {
-		return d.fallback.find(ctx, procedure)
+	if d.resolver != nil {
+		return d.resolver.find(ctx, procedure)
 	}
 	return nil, d.unknown(procedure)
 }
@@ -100,7 +100,7 @@ func (d *dispatcher) serve(ctx context.Context, req *transport.Request, r *reque
 	case d.timeout > 0 && kind == rpc.Unary:
 		deadline = now.Add(d.timeout)
 	}
-	if r.method.passesOn {
+	if r.method.resolved {
 		ctx = context.WithValue(ctx, codecKey{}, r.codec)
 	}
 	r.ctx.InitValue(ctx, deadline, callctx.IncomingKey{}, &r.exchange) // metadata.WithExchange, without a context of its own

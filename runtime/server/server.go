@@ -59,7 +59,7 @@ type Config struct {
 	Codecs []codec.Codec
 	// Interceptors run around every call, the first one outermost.
 	Interceptors []Interceptor
-	// Fallback finds methods that are not registered, for a server that passes calls on
+	// Resolve finds methods that are not registered, for a server that passes calls on
 	// to others: it is asked about each procedure that no handler was registered for,
 	// with the context of the request or of its connection, and its methods are served
 	// as registered ones are, with the Interceptors. An error, a *status.Error, refuses
@@ -67,7 +67,7 @@ type Config struct {
 	// to know what kind of method is called asks, too, so the answer should be at hand:
 	// it is to return the same Method each time, until the method has changed. Its
 	// methods are not part of [Server.Services]. Default: none.
-	Fallback func(ctx context.Context, procedure string) (*Method, error)
+	Resolve func(ctx context.Context, procedure string) (*Method, error)
 	// Timeout bounds a unary call whose request states no deadline. Default:
 	// [DefaultTimeout]; a negative value means no bound. A stream without a deadline
 	// has none: it ends when its client does.
@@ -304,8 +304,8 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	d := &dispatcher{codecs: s.codecs, methods: maps.Clone(s.methods), timeout: s.cfg.Timeout, logger: s.cfg.Logger, load: load}
 	load.dispatcher = d
-	if s.cfg.Fallback != nil {
-		d.fallback = &fallback{resolve: s.cfg.Fallback, interceptors: s.cfg.Interceptors}
+	if s.cfg.Resolve != nil {
+		d.resolver = &resolver{resolve: s.cfg.Resolve, interceptors: s.cfg.Interceptors}
 	}
 	listeners, err := s.listen(ctx, transport.ListenConfig{
 		Instance:      s.cfg.ID,

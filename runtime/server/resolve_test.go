@@ -21,8 +21,8 @@ import (
 	"github.com/protomicro/micro/runtime/transport/memory"
 )
 
-// TestFallback is a server that has methods which nobody registered.
-func TestFallback(t *testing.T) {
+// TestResolve is a server that has methods which nobody registered.
+func TestResolve(t *testing.T) {
 	tr := memory.New(memory.Config{})
 	var applied, ran atomic.Int32
 	serve := func(ctx context.Context, call server.Call) error {
@@ -40,7 +40,7 @@ func TestFallback(t *testing.T) {
 	method.Store(&server.Method{Spec: spec("M", rpc.Unary), Serve: serve})
 	s, h := echotest.Serve(t, server.Config{
 		Transport: tr,
-		Fallback: func(_ context.Context, procedure string) (*server.Method, error) {
+		Resolve: func(_ context.Context, procedure string) (*server.Method, error) {
 			switch procedure {
 			case "a.B/M":
 				return method.Load(), nil
@@ -81,8 +81,8 @@ func TestFallback(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"Other": "unimplemented: nothing of that kind",
-		"Wrong": `internal: the server's Fallback has no proper method for "a.B/Wrong"`,
-		"None":  `internal: the server's Fallback has no proper method for "a.B/None"`,
+		"Wrong": `internal: the server's Config.Resolve has no proper method for "a.B/Wrong"`,
+		"None":  `internal: the server's Config.Resolve has no proper method for "a.B/None"`,
 		"Error": "unknown",
 	} {
 		if _, err := call(name); err == nil || err.Error() != want {
