@@ -442,18 +442,29 @@ func TestDeadlines(t *testing.T) {
 			t.Errorf("stream: got %v", err)
 		}
 	})
-	for name, edit := range map[string]func(*gateway.Config){
-		"default": func(cfg *gateway.Config) { cfg.Server.Timeout = 50 * time.Millisecond },
-		"most":    func(cfg *gateway.Config) { cfg.MaxTimeout = 50 * time.Millisecond },
-	} {
-		w := wayTo(t, sys.gateway(t, edit), http.GRPC, nil)
-		timeout := time.Duration(-1)
-		if name == "most" {
-			timeout = 20 * time.Second
-		}
-		if _, err := w.echo.Sleep(context.Background(), sleep, w.opt, client.WithTimeout(timeout)); status.CodeOf(err) != status.DeadlineExceeded {
-			t.Errorf("%s: got %v", name, err)
-		}
+	w := wayTo(t, sys.gateway(t, func(cfg *gateway.Config) { cfg.Server.Timeout = 50 * time.Millisecond }), http.GRPC, nil)
+	if _, err := w.echo.Sleep(context.Background(), sleep, w.opt, client.WithTimeout(-1)); status.CodeOf(err) != status.DeadlineExceeded {
+		t.Errorf("the client states no time: %v", err)
+	}
+	left := make(chan time.Duration, 1)
+	w = wayTo(t, sys.gateway(t, func(cfg *gateway.Config) {
+		cfg.MaxTimeout = time.Minute
+		cfg.Client.Interceptors = []client.Interceptor{func(next client.Invoker) client.Invoker {
+			return func(ctx context.Context, call *client.Call) error {
+				if deadline, ok := ctx.Deadline(); ok && call.Spec.Service == "echo.v1.Echo" {
+					left <- time.Until(deadline)
+				}
+				return next(ctx, call)
+			}
+		}}
+	}), http.GRPC, nil)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+	defer cancel()
+	if _, err := w.echo.Echo(ctx, &echov1.EchoRequest{}, w.opt); err != nil {
+		t.Error(err)
+	}
+	if d := <-left; d > time.Minute {
+		t.Errorf("a call has %v, and the most is a minute", d)
 	}
 }
 

@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -138,6 +139,27 @@ func TestRedeploy(t *testing.T) {
 		t.Errorf("B as a stream: %v, %v", &out, err)
 	}
 	_ = s.Close()
+}
+
+// TestManyVersions is one release after the other, each by itself.
+func TestManyVersions(t *testing.T) {
+	sys := newSystem()
+	w := wayTo(t, sys.gateway(t), http.Native, nil)
+	var last registry.Registration
+	for i := range 20 {
+		name := fmt.Sprint("M", i)
+		s := sys.instance(t, name, made(t, name, method(name, rpc.Unary, 0)))
+		now := echotest.Announce(t, sys.registry, s, func(in *registry.Instance) { in.Version = name })
+		if last != nil {
+			if err := last.Close(within(t)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		last = now[0]
+		eventually(t, name+" is there", func() bool {
+			return w.client.Call(within(t), spec("made.v1.Made", name), wrapperspb.String("x"), &wrapperspb.StringValue{}, w.opt) == nil
+		})
+	}
 }
 
 // TestIdempotency is what a gateway may send again: a call of a method that says so.
