@@ -255,10 +255,12 @@ func TestPlainHTTP(t *testing.T) {
 		"not a message":  {"POST", "/echo.v1.Echo/Echo", "application/json", `{"text":7}`, 400, `{"code":"invalid_argument","message":"the request of echo.v1.Echo/Echo is not a echo.v1.EchoRequest`},
 		"not JSON":       {"POST", "/echo.v1.Echo/Echo", "application/json", `{"text`, 400, `{"code":"invalid_argument"`},
 		"too large":      {"POST", "/echo.v1.Echo/Echo", "application/json", `{"text":"` + strings.Repeat("x", 20_000) + `"}`, 429, `{"code":"resource_exhausted"`},
-		"no such method": {"POST", "/echo.v1.Echo/Nope", "application/json", `{}`, 501, `{"code":"unimplemented","message":"service echo.v1.Echo has no method \"Nope\""}`},
-		"not exposed":    {"POST", "/echo.v1.Admin/Counts", "application/json", `{}`, 501, `{"code":"unimplemented","message":"no service \"echo.v1.Admin\" here"}`},
+		"no such method": {"POST", "/echo.v1.Echo/Nope", "application/json", `{}`, 404, `{"code":"unimplemented","message":"service echo.v1.Echo has no method \"Nope\""}`},
+		"not exposed":    {"POST", "/echo.v1.Admin/Counts", "application/json", `{}`, 404, `{"code":"unimplemented","message":"no service \"echo.v1.Admin\" here"}`},
 		"no procedure":   {"POST", "/favicon.ico", "application/json", `{}`, 404, ""},
-		"another type":   {"POST", "/echo.v1.Echo/Echo", "text/plain", `{}`, 415, ""},
+		"JSON-RPC": {"POST", "/", "application/json", `[{"jsonrpc":"2.0","id":1,"method":"echo.v1.Echo/Echo","params":["a"]},{"id":2,"method":"grpc.health.v1.Health/Check"}]`, 200,
+			`[{"jsonrpc":"2.0","id":1,"result":{"text":"a","instance":"echo"}`},
+		"another type": {"POST", "/echo.v1.Echo/Echo", "text/plain", `{}`, 415, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			req, err := nethttp.NewRequestWithContext(within(t), tc.method, p.url+tc.path, strings.NewReader(tc.body))

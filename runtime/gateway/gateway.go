@@ -1,6 +1,6 @@
 // Package gateway exposes services of a registry to clients that are not part of the
 // system: it takes their calls over one transport, which is mostly that over HTTP with
-// Connect, gRPC, gRPC-Web and JSON, and passes them on over another.
+// Connect, gRPC, gRPC-Web, JSON and JSON-RPC, and passes them on over another.
 //
 // It has no generated code of the services. Messages pass as the bytes they are; what
 // it has to know of a method, which is its kind and whether it may be run twice, it

@@ -253,7 +253,7 @@ func TestCalls(t *testing.T) {
 			}
 			var md, trailer metadata.MD
 			_, err = w.echo.Fail(within(t), &echov1.FailRequest{Code: uint32(status.Aborted), Message: "text é", Details: []*anypb.Any{detail}}, w.opt,
-				client.WithResponseMetadata(&md), client.WithResponseTrailer(&trailer))
+				client.WithMetadata("apart", ""), client.WithResponseMetadata(&md), client.WithResponseTrailer(&trailer))
 			if md.Get("begins")+trailer.Get("begins") != "fail" || md.Get("kind")+trailer.Get("kind") != "fail" {
 				t.Errorf("metadata of an error: %v, %v", md, trailer)
 			}
@@ -722,18 +722,24 @@ func TestBatch(t *testing.T) {
 		{"jsonrpc":"2.0","method":"echo.v1.Echo/Echo","params":{"text":"nobody asks"}},
 		{"jsonrpc":"2.0","id":"b","method":"grpc.health.v1.Health/Check"},
 		{"id":3,"method":"echo.v1.Echo/Sleep","params":[{"delayMs":"1"}]},
+		{"jsonrpc":"2.0","id":"c","method":"echo.v1.Echo/Echo","params":["a","AAE=",["t"]]},
+		{"jsonrpc":"2.0","id":"c1","method":"echo.v1.Echo/Echo","params":["one"]},
+		{"jsonrpc":"2.0","id":"c2","method":"grpc.health.v1.Health/Check","params":[""]},
 		{"jsonrpc":"2.0","id":"d","method":"echo.v1.Admin/Counts"},
 		{"jsonrpc":"2.0","id":"e","method":"echo.v1.Stream/Chat"}]`)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `[{"jsonrpc":"2.0","id":"a","result":{"text":"\"result\":{}","instance":"one"},"micro":`
+	want := `[{"jsonrpc":"2.0","id":"a","result":{"text":"\"result\":{}","instance":"one"}}`
 	if got := string(reply.Body); !strings.HasPrefix(got, want) {
 		t.Errorf("got %s", got)
 	}
 	for _, want := range []string{
 		`{"jsonrpc":"2.0","id":"b","result":{"status":"SERVING"}}`,
 		`{"id":3,"result":{"sleptMs":"1","instance":"one"},"error":null}`,
+		`{"jsonrpc":"2.0","id":"c","result":{"text":"a","body":"AAE=","tags":["t"],"instance":"one"}`,
+		`{"jsonrpc":"2.0","id":"c1","result":{"text":"one","instance":"one"}`,
+		`{"jsonrpc":"2.0","id":"c2","result":{"status":"SERVING"}}`,
 		`{"jsonrpc":"2.0","id":"d","error":{"code":-32601,"message":"no service \"echo.v1.Admin\" here","data":{"code":"unimplemented"}}}`,
 		`{"jsonrpc":"2.0","id":"e","error":{"code":-32601,"message":"echo.v1.Stream/Chat is a bidirectional streaming method`,
 	} {
@@ -741,7 +747,7 @@ func TestBatch(t *testing.T) {
 			t.Errorf("no %s in %s", want, reply.Body)
 		}
 	}
-	if n := h.Calls("echo.v1.Echo/Echo"); n != 2 {
+	if n := h.Calls("echo.v1.Echo/Echo"); n != 4 {
 		t.Errorf("Echo was called %d times", n)
 	}
 }

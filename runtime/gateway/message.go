@@ -77,6 +77,11 @@ func (c throughProto) Unmarshal(payload []byte, msg proto.Message) error {
 // throughJSON is json-rpc.
 type throughJSON struct{ codec.Batcher }
 
+// several begins the payload of a request whose params have more than one element, as
+// json-rpc gives it; the array stands behind. It is passed on as it came, since which
+// fields its elements are is for the instance to know.
+const several = ':'
+
 // body is a message of others in JSON; none at all is the empty message.
 func (throughJSON) body(m *message) []byte {
 	if len(m.body) == 0 {
@@ -85,16 +90,22 @@ func (throughJSON) body(m *message) []byte {
 	return m.body
 }
 
-// splice puts m in the place of the empty message that a frame has between two marks,
-// the first of which is where the search begins.
-func (c throughJSON) splice(dst, frame []byte, before, after string, m *message) ([]byte, error) {
-	at := bytes.Index(frame[len(dst):], []byte(before+"{}"+after))
+// splice puts m in the place of the empty message that a frame has behind a name, within
+// open and end if it is not to be bare. No text in the frame has the name with its
+// quotes, which are escaped there.
+func (c throughJSON) splice(dst, frame []byte, name, open, end string, m *message) ([]byte, error) {
+	at := bytes.Index(frame[len(dst):], []byte(name+open+"{}"+end))
 	if at < 0 {
 		return dst, status.New(status.Internal, "the frame has no place for the message")
 	}
-	at += len(dst) + len(before)
-	tail := bytes.Clone(frame[at+len("{}"):]) // which is short, but for metadata
-	return append(append(frame[:at], c.body(m)...), tail...), nil
+	at += len(dst) + len(name)
+	tail := bytes.Clone(frame[at+len(open+"{}"+end):]) // which is short, but for metadata
+	body := c.body(m)
+	if body[0] == several {
+		return append(append(frame[:at], body[1:]...), tail...), nil
+	}
+	frame = append(append(frame[:at], open...), body...)
+	return append(append(frame, end...), tail...), nil
 }
 
 func (c throughJSON) AppendRequest(dst []byte, req *codec.Request, msg proto.Message) ([]byte, error) {
@@ -106,8 +117,7 @@ func (c throughJSON) AppendRequest(dst []byte, req *codec.Request, msg proto.Mes
 	if err != nil {
 		return dst, err
 	}
-	// No text in the frame has the mark: its quotes are escaped there.
-	return c.splice(dst, b, `"params":[`, "]}", m)
+	return c.splice(dst, b, `"params":`, "[", "]", m)
 }
 
 func (c throughJSON) AppendResponse(dst []byte, res *codec.Response, msg proto.Message) ([]byte, error) {
@@ -119,7 +129,7 @@ func (c throughJSON) AppendResponse(dst []byte, res *codec.Response, msg proto.M
 	if err != nil {
 		return dst, err
 	}
-	return c.splice(dst, b, `"result":`, "", m)
+	return c.splice(dst, b, `"result":`, "", "", m)
 }
 
 func (c throughJSON) AppendMessage(dst []byte, msg proto.Message) ([]byte, error) {
@@ -140,4 +150,14 @@ func (c throughJSON) Unmarshal(payload []byte, msg proto.Message) error {
 	}
 	m.body = append(m.body[:0], payload...)
 	return nil
+}
+
+// UnmarshalRequest implements [codec.RequestUnmarshaler].
+func (c throughJSON) UnmarshalRequest(payload []byte, msg proto.Message) error {
+	if inner, ok := c.Batcher.(codec.RequestUnmarshaler); ok {
+		if _, other := msg.(*message); !other {
+			return inner.UnmarshalRequest(payload, msg)
+		}
+	}
+	return c.Unmarshal(payload, msg)
 }

@@ -79,7 +79,7 @@ func (l *listener) serveJSONRPC(w nethttp.ResponseWriter, r *nethttp.Request) {
 		l.writeAnswer(w, jsonerror.Answer(body, refused))
 		return
 	}
-	a, ok := l.call(r.Context(), transport.Message{Header: jsonrpcHeader, Body: frame})
+	a, ok := l.call(transport.WithPeer(r.Context(), peerOf(r)), transport.Message{Header: jsonrpcHeader, Body: frame})
 	switch {
 	case !ok: // nobody is there to hear of it
 	case a.refusal != nil:
