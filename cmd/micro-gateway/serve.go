@@ -36,7 +36,7 @@ const (
 // serve runs the gateway until ctx ends.
 func (s *settings) serve(ctx context.Context, errOut io.Writer) (err error) {
 	logger := slog.New(slog.NewTextHandler(errOut, &slog.HandlerOptions{Level: s.level()}))
-	cfg := gateway.Config{MaxTimeout: s.maxTimeout, NoReflection: !s.reflection, DrainDelay: s.drain}
+	cfg := gateway.Config{Strip: s.strip, MaxTimeout: s.maxTimeout, NoReflection: !s.reflection, DrainDelay: s.drain}
 	if cfg.Expose, err = gateway.Match(s.services...); err != nil {
 		return err
 	}
@@ -45,9 +45,6 @@ func (s *settings) serve(ctx context.Context, errOut io.Writer) (err error) {
 	}
 	if cfg.Authenticate, err = s.authenticate(); err != nil {
 		return err
-	}
-	if s.strip != nil {
-		cfg.Strip = s.strip
 	}
 	front, err := s.front(logger)
 	if err != nil {

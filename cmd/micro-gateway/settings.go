@@ -90,7 +90,7 @@ func (s *settings) flags() *flag.FlagSet {
 	f.StringVar(&s.etcdPasswordFile, "etcd-password-file", "", "`file` with the password of -etcd-user")
 
 	f.StringVar(&s.tokenFile, "token-file", "", "`file` of tokens, one a line; calls then need one as \"authorization: Bearer TOKEN\"")
-	f.Var(&s.strip, "strip", "`keys` of headers that services do not get (default authorization, with -token-file)")
+	f.Var(&s.strip, "strip", "`keys` of headers that services do not get, beside authorization with -token-file")
 
 	f.Var(&s.origins, "cors-origins", "`origins` of web pages that may make calls: https://app.example.com, https://*.example.com or *")
 	f.Var(&s.corsHeaders, "cors-headers", "`keys` of headers that pages may send beside those of the protocols, or *")

@@ -55,9 +55,9 @@ type Config struct {
 	// adds there by [metadata.Append] goes to the service, in place of what the client
 	// sent under the same keys. Default: none, and everybody may call.
 	Authenticate func(ctx context.Context, req *Request) (context.Context, error)
-	// Strip are the keys of request metadata that are not passed on. Default: with an
-	// Authenticate, "authorization"; otherwise none. A list that is not nil takes the
-	// place of that.
+	// Strip are the keys of request metadata that are not passed on, beside
+	// "authorization" where there is an Authenticate, which may put it back. Default:
+	// none.
 	Strip []string
 	// MaxTimeout bounds a unary call whatever deadline its client states. Default: none;
 	// Server.Timeout holds where it states none.
@@ -102,8 +102,8 @@ func New(cfg Config) (*Gateway, error) {
 	if cfg.Server.Logger == nil {
 		cfg.Server.Logger = slog.Default()
 	}
-	if cfg.Strip == nil && cfg.Authenticate != nil {
-		cfg.Strip = []string{"authorization"}
+	if cfg.Authenticate != nil {
+		cfg.Strip = append([]string{"authorization"}, cfg.Strip...)
 	}
 	fixed, err := describedBy(cfg.Files)
 	if err != nil {

@@ -621,15 +621,23 @@ func TestAuthenticate(t *testing.T) {
 		t.Errorf("reflection: %v", err)
 	}
 
-	// What is stripped can be chosen.
-	w := wayTo(t, sys.gateway(t, func(cfg *gateway.Config) { cfg.Strip = []string{"Cookie"} }), http.Connect, nil)
-	var md metadata.MD
-	if _, err := w.echo.Echo(within(t), &echov1.EchoRequest{}, w.opt, client.WithResponseMetadata(&md),
-		client.WithMetadata("authorization", "Bearer good", "cookie", "a=b")); err != nil {
-		t.Fatal(err)
+	// What is stripped can be chosen, and put back.
+	let := func(ctx context.Context, _ *gateway.Request) (context.Context, error) { return ctx, nil }
+	putBack := func(ctx context.Context, req *gateway.Request) (context.Context, error) {
+		return metadata.Append(ctx, "authorization", req.Metadata.Get("authorization")), nil
 	}
-	if _, ok := md.Lookup("echo-cookie"); ok || md.Get("echo-authorization") != "Bearer good" {
-		t.Errorf("the service got %v", slices.Collect(keys(md)))
+	for want, check := range map[string]func(context.Context, *gateway.Request) (context.Context, error){
+		"": let, "Bearer good": putBack, "Bearer good ": nil,
+	} {
+		w := wayTo(t, sys.gateway(t, func(cfg *gateway.Config) { cfg.Strip, cfg.Authenticate = []string{"Cookie"}, check }), http.Connect, nil)
+		var md metadata.MD
+		if _, err := w.echo.Echo(within(t), &echov1.EchoRequest{}, w.opt, client.WithResponseMetadata(&md),
+			client.WithMetadata("authorization", "Bearer good", "cookie", "a=b")); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := md.Lookup("echo-cookie"); ok || md.Get("echo-authorization") != strings.TrimSpace(want) {
+			t.Errorf("the service got %v, want authorization %q", slices.Collect(keys(md)), want)
+		}
 	}
 }
 
