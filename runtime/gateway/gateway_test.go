@@ -253,7 +253,7 @@ func TestCalls(t *testing.T) {
 			}
 			var md, trailer metadata.MD
 			_, err = w.echo.Fail(within(t), &echov1.FailRequest{Code: uint32(status.Aborted), Message: "text é", Details: []*anypb.Any{detail}}, w.opt,
-				client.WithMetadata("apart", ""), client.WithResponseMetadata(&md), client.WithResponseTrailer(&trailer))
+				client.WithMetadata("begins", "fail", "kind", "fail"), client.WithResponseMetadata(&md), client.WithResponseTrailer(&trailer))
 			if md.Get("begins")+trailer.Get("begins") != "fail" || md.Get("kind")+trailer.Get("kind") != "fail" {
 				t.Errorf("metadata of an error: %v, %v", md, trailer)
 			}

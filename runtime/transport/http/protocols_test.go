@@ -302,7 +302,7 @@ func TestFaults(t *testing.T) {
 			_, err := newClient[echov1.EchoRequest, echov1.EchoResponse](c, url, procedure, opts...).CallUnary(within(t), req)
 			return err
 		}
-		want("no method", echo("echo.v1.Echo/Nope", nil, 0), connect.CodeUnimplemented, "echo.v1.Echo/Nope")
+		want("no method", echo("echo.v1.Echo/Nope", nil, 0), connect.CodeUnimplemented, "no method \"Nope\"")
 		for _, path := range []string{"/echo.v1.Echo/Nope", "/nope.v1.Echo/Echo"} {
 			res, err := c.Post(url+path, "application/proto", nil)
 			if err != nil {
@@ -313,7 +313,7 @@ func TestFaults(t *testing.T) {
 			}
 			_ = res.Body.Close()
 		}
-		want("no service", echo("nope.v1.Echo/Echo", nil, 0), connect.CodeUnimplemented, "nope.v1.Echo/Echo")
+		want("no service", echo("nope.v1.Echo/Echo", nil, 0), connect.CodeUnimplemented, "no service \"nope.v1.Echo\"")
 		want("too large", echo("echo.v1.Echo/Echo", nil, 20_000), connect.CodeResourceExhausted, "")
 		want("reserved key", echo("echo.v1.Echo/Echo", func(r *connect.Request[echov1.EchoRequest]) {
 			r.Header().Set("Micro-Something", "x")
@@ -433,7 +433,7 @@ func TestPlainHTTP(t *testing.T) {
 		"not the message":       {"POST", "/echo.v1.Echo/Echo", "application/json", `{"text":7}`, nil, 400, "invalid_argument"},
 		"more than one message": {"POST", "/echo.v1.Echo/Echo", "application/json", `{}],"id":9,"x":[{}`, nil, 400, "invalid_argument"},
 		"no method":             {"POST", "/echo.v1.Echo/Nope", "application/json", `{}`, nil, 404, "unimplemented"},
-		"no path":               {"GET", "/", "", "", nil, 404, ""},
+		"no path":               {"GET", "/nothing", "", "", nil, 404, ""},
 		"another type":          {"POST", "/echo.v1.Echo/Echo", "text/plain", "x", nil, 415, ""},
 		"time":                  {"POST", "/echo.v1.Echo/Sleep", "application/json", `{"delayMs":"60000"}`, map[string]string{"Connect-Timeout-Ms": "20"}, 504, "deadline_exceeded"},
 		"no time":               {"POST", "/echo.v1.Echo/Sleep", "application/json", `{}`, map[string]string{"Connect-Timeout-Ms": "soon"}, 400, "invalid_argument"},
