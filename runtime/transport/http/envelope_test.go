@@ -1,6 +1,7 @@
 package http
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	nethttp "net/http"
@@ -152,5 +153,33 @@ func TestNothingOfTheRequestIsKept(t *testing.T) {
 	}
 	if _, ok := c.clients.Load(clientKey{want.Procedure, enc}); !ok {
 		t.Error("the client of the procedure is not found any more")
+	}
+}
+
+// TestReadAll reads bodies of a known length and of none, whole and cut short.
+func TestReadAll(t *testing.T) {
+	body := bytes.Repeat([]byte("0123456789"), 70_000)
+	for _, n := range []int{0, 1, trusted - 1, trusted, trusted + 1, 4*trusted + 1, len(body)} {
+		for _, length := range []int64{int64(n), -1} {
+			b, err := readAll(bytes.NewReader(body[:n]), length, n)
+			if err != nil || !bytes.Equal(b, body[:n]) {
+				t.Errorf("%d bytes, announced as %d: %d bytes, %v", n, length, len(b), err)
+			}
+		}
+		if _, err := readAll(bytes.NewReader(body[:n]), int64(n)+1, n); !errors.Is(err, errTooLarge) {
+			t.Errorf("%d bytes, announced as more than the limit: %v", n, err)
+		}
+		if n > 0 {
+			if _, err := readAll(bytes.NewReader(body[:n]), -1, n-1); !errors.Is(err, errTooLarge) {
+				t.Errorf("%d bytes, more than the limit: %v", n, err)
+			}
+			b, err := readAll(bytes.NewReader(body[:n-1]), int64(n), n)
+			if want := io.ErrUnexpectedEOF; n > 1 && !errors.Is(err, want) || n == 1 && !errors.Is(err, io.EOF) {
+				t.Errorf("%d bytes of %d: %d bytes, %v", n-1, n, len(b), err)
+			}
+		}
+	}
+	if b, err := readAll(bytes.NewReader(body), 1<<30, 1<<30); !errors.Is(err, io.ErrUnexpectedEOF) || cap(b) > 8*len(body) {
+		t.Errorf("what was announced was taken for what came: %d bytes, %v", cap(b), err)
 	}
 }

@@ -80,25 +80,38 @@ func (l *listener) readBody(r *nethttp.Request, m *transport.Message) *serving.R
 
 var errTooLarge = errors.New("the message is too large")
 
-// readAll reads a body of a length that is known or, with -1, is not.
+// trusted is for how many bytes memory is taken on the word of who sends them.
+const trusted = 64 << 10
+
+// readAll reads a body of a length that is known or, with -1, is not. Memory is taken for
+// what comes and not for what is announced.
 func readAll(r io.Reader, length int64, limit int) ([]byte, error) {
 	if length > int64(limit) || limit < 0 {
 		return nil, errTooLarge
 	}
-	if length >= 0 {
-		// Memory is taken for what comes and not for what is announced.
-		const trusted = 64 << 10
-		if length <= trusted {
-			b := make([]byte, length)
-			_, err := io.ReadFull(r, b)
-			return b, err
+	if length < 0 {
+		b, err := io.ReadAll(io.LimitReader(r, int64(limit)+1))
+		if err == nil && len(b) > limit {
+			err = errTooLarge
 		}
+		return b, err
 	}
-	b, err := io.ReadAll(io.LimitReader(r, int64(limit)+1))
-	if err == nil && len(b) > limit {
-		err = errTooLarge
+	b := make([]byte, min(length, trusted))
+	for n := 0; ; {
+		m, err := io.ReadFull(r, b[n:])
+		n += m
+		switch {
+		case errors.Is(err, io.EOF) && n > 0:
+			return b[:n], io.ErrUnexpectedEOF
+		case err != nil:
+			return b[:n], err
+		case int64(n) == length:
+			return b, nil
+		}
+		longer := make([]byte, min(length, 4*int64(n)))
+		copy(longer, b)
+		b = longer
 	}
-	return b, err
 }
 
 // serveStream is for a stream of the native protocol: what travels both ways is the
