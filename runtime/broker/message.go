@@ -25,33 +25,11 @@ func (m *Message) Complete() error {
 	if m.DeadLetter == nil && strings.HasPrefix(m.Topic, DeadLetterPrefix) {
 		return m.invalid("topics that begin with %q are for dead letters", DeadLetterPrefix)
 	}
-	if m.ID == "" {
-		m.ID = newID()
+	if err := m.completeAttributes(); err != nil {
+		return err
 	}
-	if m.Source == "" {
-		m.Source = DefaultSource
-	}
-	if m.Time.IsZero() {
-		m.Time = time.Now()
-	}
-	if m.ContentType == "" {
-		m.ContentType = ContentTypeProto
-	}
-	for _, a := range []struct{ name, value string }{
-		{"ID", m.ID}, {"Source", m.Source}, {"Type", m.Type}, {"Key", m.Key}, {"ContentType", m.ContentType},
-	} {
-		switch {
-		case len(a.value) > maxAttribute:
-			return m.invalid("%s has %d bytes (at most %d)", a.name, len(a.value), maxAttribute)
-		case !validText(a.value):
-			return m.invalid("%s is not text without control characters", a.name)
-		}
-	}
-	if m.Type == "" {
-		return m.invalid("Type is empty (the full name of the event's message)")
-	}
-	if y := m.Time.Year(); y < 1 || y > 9999 {
-		return m.invalid("Time is in the year %d", y)
+	if m.Metadata.Len() == 0 {
+		return nil
 	}
 	if err := m.Metadata.Validate(); err != nil {
 		e := status.From(err)
@@ -61,6 +39,49 @@ func (m *Message) Complete() error {
 		if reservedHeader(key) {
 			return m.invalid("metadata key %q is reserved for the event's attributes or for the broker", key)
 		}
+	}
+	return nil
+}
+
+// completeAttributes looks at each attribute that is given, and at no default.
+func (m *Message) completeAttributes() error {
+	if m.ID == "" {
+		m.ID = newID()
+	} else if err := m.checkAttribute("ID", m.ID); err != nil {
+		return err
+	}
+	if m.Source == "" {
+		m.Source = DefaultSource
+	} else if err := m.checkAttribute("Source", m.Source); err != nil {
+		return err
+	}
+	if m.Type == "" {
+		return m.invalid("Type is empty (the full name of the event's message)")
+	} else if err := m.checkAttribute("Type", m.Type); err != nil {
+		return err
+	}
+	if err := m.checkAttribute("Key", m.Key); err != nil {
+		return err
+	}
+	if m.ContentType == "" {
+		m.ContentType = ContentTypeProto
+	} else if err := m.checkAttribute("ContentType", m.ContentType); err != nil {
+		return err
+	}
+	if m.Time.IsZero() {
+		m.Time = time.Now()
+	} else if y := m.Time.Year(); y < 1 || y > 9999 {
+		return m.invalid("Time is in the year %d", y)
+	}
+	return nil
+}
+
+func (m *Message) checkAttribute(name, value string) error {
+	switch {
+	case len(value) > maxAttribute:
+		return m.invalid("%s has %d bytes (at most %d)", name, len(value), maxAttribute)
+	case !validText(value):
+		return m.invalid("%s is not text without control characters", name)
 	}
 	return nil
 }
