@@ -7,9 +7,11 @@ package delivery
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/protomicro/micro/runtime/broker"
+	"github.com/protomicro/micro/runtime/internal/callctx"
 )
 
 // A Settler carries out what was decided about one delivery. Exactly one of Ack,
@@ -30,14 +32,38 @@ type Settler interface {
 	Extend()
 }
 
-// A Delivery is a message as a broker received it.
+// A Delivery is a message as a broker received it. It is given to one engine, once, and
+// is the engine's from then on. All that the engine needs for it is in it, to be
+// allocated at once.
 type Delivery struct {
-	// Message has its Topic, Attempt and Sequence set.
-	Message *broker.Message
+	// Message has its Topic, Attempt and Sequence set. It is the first attempt's
+	// handler's, which may keep and change it.
+	Message broker.Message
 	// Invalid is why the message is no event, from its headers: it is given up, and
 	// the handler is not called.
 	Invalid error
+	// Settler is that of the last delivery of the message.
 	Settler Settler
+
+	engine *Engine
+
+	// Under the engine's lock.
+	number uint64 // counts the engine's deliveries
+	slot   int32  // in what is in flight, from 1; 0 where it is not
+	begun  bool   // on a worker, or being released
+	timer  *time.Timer
+	place  *place // in the engine's order, if it has one
+
+	// The worker's.
+	message *broker.Message // with a handler's attempt, it is the handler's, which may change it
+	letter  *broker.Message // it is given up
+	tried   bool            // by a handler
+	letters uint8           // attempts to publish the letter
+
+	mu      sync.Mutex
+	settled outcome
+
+	ctx callctx.Context // of the first attempt
 }
 
 // Config says what an engine does.
