@@ -46,24 +46,24 @@ type Delivery struct {
 	Settler Settler
 
 	engine *Engine
+	rest   *rest // made under the engine's lock
 
-	// Under the engine's lock.
-	number uint64 // counts the engine's deliveries
-	slot   int32  // in what is in flight, from 1; 0 where it is not
-	begun  bool   // on a worker, or being released
-	timer  *time.Timer
-	place  *place // in the engine's order, if it has one
-
-	// The worker's.
-	message *broker.Message // with a handler's attempt, it is the handler's, which may change it
-	letter  *broker.Message // it is given up
-	tried   bool            // by a handler
-	letters uint8           // attempts to publish the letter
-
+	slot    int32   // in what is in flight, from 1; 0 where it is not; under the engine's lock
+	begun   bool    // on a worker, or being released; under the engine's lock
+	tried   bool    // by a handler
+	settled outcome // under mu
 	mu      sync.Mutex
-	settled outcome
 
 	ctx callctx.Context // of the first attempt
+}
+
+// A rest is what most deliveries do without.
+type rest struct {
+	place                       // in the engine's order, if it has one
+	timer       *time.Timer     // of a local retry, under the engine's lock
+	unsucceeded *broker.Message // as it came, with a count of its own, for the next attempt
+	letter      *broker.Message // it is given up
+	letters     uint8           // attempts to publish the letter
 }
 
 // Config says what an engine does.

@@ -19,9 +19,8 @@ type Engine struct {
 	mu       sync.Mutex
 	room     sync.Cond
 	inFlight flight
-	number   uint64 // of the last delivery
-	full     bool   // Deliver waits for more than one place
-	settling int    // messages that did not come in flight
+	full     bool // Deliver waits for more than one place
+	settling int  // messages that did not come in flight
 	closing  bool
 	aborted  bool   // nothing begins any more
 	order    *order // nil unless the subscription is ordered
@@ -57,7 +56,7 @@ func New(cfg Config) *Engine {
 // nothing is called any more; when it has settled it, it acknowledges it again. So a
 // store that counts anew, because it was lost, needs another engine.
 func (e *Engine) Deliver(d *Delivery) {
-	d.engine, d.message = e, &d.Message
+	d.engine = e
 	e.mu.Lock()
 	for {
 		if e.closing {
@@ -75,8 +74,6 @@ func (e *Engine) Deliver(d *Delivery) {
 		}
 		e.room.Wait()
 	}
-	e.number++
-	d.number = e.number
 	e.inFlight.add(d)
 	if e.cfg.ExtendEvery > 0 && !e.extends {
 		e.startExtending()
@@ -149,7 +146,10 @@ func (e *Engine) Close(ctx context.Context) error {
 // retire sees to a message that was in flight when the engine began to close.
 func (e *Engine) retire(d *Delivery) {
 	e.mu.Lock()
-	timer := d.timer
+	var timer *time.Timer
+	if d.rest != nil {
+		timer = d.rest.timer
+	}
 	behind := e.order != nil && !e.order.first(d)
 	e.mu.Unlock()
 	if behind { // its turn comes with the end of the one before it
@@ -199,8 +199,8 @@ func (e *Engine) remove(d *Delivery) {
 // worker if there is need of one.
 func (e *Engine) takeOut(d *Delivery) {
 	e.inFlight.remove(d)
-	if d.timer != nil {
-		d.timer.Stop()
+	if d.rest != nil && d.rest.timer != nil {
+		d.rest.timer.Stop()
 	}
 	var next *Delivery
 	if e.order != nil {
@@ -249,7 +249,7 @@ func (e *Engine) wait(d *Delivery, pause time.Duration) bool {
 		return false
 	}
 	d.begun = false
-	d.timer = time.AfterFunc(pause, func() { e.submit(d) })
+	d.rest.timer = time.AfterFunc(pause, func() { e.submit(d) })
 	e.makeRoom() // the worker may have nothing else to do
 	return true
 }

@@ -652,14 +652,12 @@ func TestSettled(t *testing.T) {
 		if d.settle(ack, 0) {
 			t.Error("settled twice")
 		}
-		if e.queue.len != 1 {
-			t.Errorf("%d in the queue", e.queue.len)
-		}
-		go e.work()
 		synctest.Wait()
+		e.mu.Lock()
 		if e.queue.len != 0 {
-			t.Error("the worker has not looked at it")
+			t.Error("no worker has looked at it")
 		}
+		e.mu.Unlock()
 		r.want("1", "release at 0s")
 		if r.extends["1"] != 1 {
 			t.Errorf("%d extensions", r.extends["1"])
@@ -673,25 +671,24 @@ func TestSettled(t *testing.T) {
 func TestFlight(t *testing.T) {
 	var f flight
 	var q queue
-	number, handled := uint64(0), uint64(0)
+	handled := uint64(0)
 	for _, fill := range []int{3, 40, 1, 100, 0} {
 		for f.len < fill {
-			number++
-			d := &Delivery{number: number}
+			d := new(Delivery)
 			f.add(d)
 			q.push(d.slot)
 		}
 		all := f.all()
 		for i, d := range all {
-			if len(all) != f.len || d.number != handled+uint64(i)+1 {
-				t.Fatalf("%d of %d is %d after %d", i, f.len, d.number, handled)
+			if n := f.numbers[d.slot-1]; len(all) != f.len || n != handled+uint64(i)+1 {
+				t.Fatalf("%d of %d is %d after %d", i, f.len, n, handled)
 			}
 		}
 		for f.len > fill/2 {
 			handled++
 			d := f.at(q.pop())
-			if d.number != handled {
-				t.Fatalf("got %d after %d", d.number, handled-1)
+			if n := f.numbers[d.slot-1]; n != handled {
+				t.Fatalf("got %d after %d", n, handled-1)
 			}
 			f.remove(d)
 		}

@@ -8,20 +8,23 @@ import (
 // A flight is what is in flight. Each delivery has a slot, which is used again. So one
 // that comes and goes costs two pointers written, and not those of a list.
 type flight struct {
-	slots []*Delivery
-	free  []int32
-	len   int
+	slots   []*Delivery
+	numbers []uint64 // of the deliveries, in the order in which they came
+	last    uint64   // number
+	free    []int32
+	len     int
 }
 
 func (f *flight) add(d *Delivery) {
 	f.len++
+	f.last++
 	if last := len(f.free) - 1; last >= 0 {
 		d.slot = f.free[last]
 		f.free = f.free[:last]
-		f.slots[d.slot-1] = d
+		f.slots[d.slot-1], f.numbers[d.slot-1] = d, f.last
 		return
 	}
-	f.slots = append(f.slots, d)
+	f.slots, f.numbers = append(f.slots, d), append(f.numbers, f.last)
 	d.slot = int32(len(f.slots))
 }
 
@@ -43,7 +46,7 @@ func (f *flight) all() []*Delivery {
 			all = append(all, d)
 		}
 	}
-	slices.SortFunc(all, func(a, b *Delivery) int { return cmp.Compare(a.number, b.number) })
+	slices.SortFunc(all, func(a, b *Delivery) int { return cmp.Compare(f.numbers[a.slot-1], f.numbers[b.slot-1]) })
 	return all
 }
 

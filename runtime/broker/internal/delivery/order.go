@@ -51,8 +51,8 @@ func (o *order) again(d *Delivery) (outcome, bool) {
 
 // push reports whether the delivery is the first of its key.
 func (o *order) push(d *Delivery) bool {
-	p := &place{key: d.message.Key, sequence: d.message.Sequence}
-	d.place = p
+	d.rest = &rest{place: place{key: d.Message.Key, sequence: d.Message.Sequence}}
+	p := &d.rest.place
 	if p.sequence > 0 {
 		o.held[p.sequence] = d
 	}
@@ -61,21 +61,21 @@ func (o *order) push(d *Delivery) bool {
 		o.keys[p.key] = &lane{d, d}
 		return true
 	}
-	l.last.place.behind = d
+	l.last.rest.behind = d
 	l.last = d
 	return false
 }
 
 // first reports whether the delivery is the first of its key.
 func (o *order) first(d *Delivery) bool {
-	l := o.keys[d.place.key]
+	l := o.keys[d.rest.key]
 	return l != nil && l.first == d
 }
 
 // pop takes out a delivery that is settled, and returns the one behind it if that is the
 // first of its key now.
 func (o *order) pop(d *Delivery) *Delivery {
-	p := d.place
+	p := &d.rest.place
 	if p.sequence > 0 {
 		delete(o.held, p.sequence)
 		if d.settled == ack {
@@ -92,10 +92,10 @@ func (o *order) pop(d *Delivery) *Delivery {
 		return next
 	}
 	before := l.first // close to the end of an engine, where all are taken out
-	for before.place.behind != d {
-		before = before.place.behind
+	for before.rest.behind != d {
+		before = before.rest.behind
 	}
-	if before.place.behind = next; next == nil {
+	if before.rest.behind = next; next == nil {
 		l.last = before
 	}
 	return nil

@@ -218,7 +218,7 @@ func TestOrderPop(t *testing.T) {
 	o := newOrder(1)
 	all := make([]*Delivery, 4)
 	for i := range all {
-		all[i] = &Delivery{message: new(broker.Message)}
+		all[i] = new(Delivery)
 		if first := o.push(all[i]); first != (i == 0) {
 			t.Errorf("%d is first: %v", i, first)
 		}

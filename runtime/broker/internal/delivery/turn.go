@@ -90,15 +90,34 @@ type panicError struct {
 
 func (e *panicError) Error() string { return fmt.Sprintf("the handler panicked: %v", e.value) }
 
+// message is what came, for the next attempt. With that, it is the handler's, which may
+// change it.
+func (d *Delivery) message() *broker.Message {
+	if d.rest != nil && d.rest.unsucceeded != nil {
+		return d.rest.unsucceeded
+	}
+	return &d.Message
+}
+
+// makeRest makes the rest, if there is none. It may be looked at from elsewhere.
+func (d *Delivery) makeRest() *rest {
+	d.engine.mu.Lock()
+	defer d.engine.mu.Unlock()
+	if d.rest == nil {
+		d.rest = new(rest)
+	}
+	return d.rest
+}
+
 // run is its turn on a worker. It reports whether the message is settled and to be taken
 // out of what is in flight; otherwise it has been seen to, or waits for another turn.
 func (d *Delivery) run() bool {
-	if d.letter != nil {
+	if d.rest != nil && d.rest.letter != nil {
 		d.bury()
 		return false
 	}
 	if d.tried {
-		d.message.Attempt++
+		d.rest.unsucceeded.Attempt++
 	}
 	if err := d.hopeless(); err != nil {
 		d.giveUp(err)
@@ -112,9 +131,10 @@ func (d *Delivery) hopeless() error {
 	if d.Invalid != nil {
 		return d.Invalid
 	}
-	if limit := d.engine.cfg.Subscribe.MaxAttempts; d.message.Attempt > limit+extraDeliveries {
+	m := d.message()
+	if limit := d.engine.cfg.Subscribe.MaxAttempts; m.Attempt > limit+extraDeliveries {
 		return fmt.Errorf("delivered %d times, with MaxAttempts %d, and no outcome was recorded: "+
-			"processes or connections ended before, or the dead letter could not be stored", d.message.Attempt, limit)
+			"processes or connections ended before, or the dead letter could not be stored", m.Attempt, limit)
 	}
 	return nil
 }
@@ -123,7 +143,8 @@ func (d *Delivery) hopeless() error {
 func (d *Delivery) attempt() (settled bool) {
 	e := d.engine
 	// On the stack, as nearly none is needed again.
-	original := *d.message
+	m := d.message()
+	original := *m
 	if original.Metadata.Len() > 0 {
 		original.Metadata = original.Metadata.Clone()
 	}
@@ -148,7 +169,7 @@ func (d *Delivery) attempt() (settled bool) {
 		}
 		d.failedAttempt(err, own, &original)
 	}()
-	err := e.cfg.Handler(ctx, d.message)
+	err := e.cfg.Handler(ctx, m)
 	returned = true
 	if err != nil {
 		d.failedAttempt(err, own, &original)
@@ -166,7 +187,7 @@ func (d *Delivery) failedAttempt(err error, own *callctx.Context, original *brok
 	}
 	own.Cancel(nil)
 	again := *original
-	d.message = &again
+	d.makeRest().unsucceeded = &again
 	d.failed(err)
 }
 
@@ -181,8 +202,8 @@ func (d *Delivery) failed(err error) {
 		d.finish(release, 0)
 		return
 	}
-	if !broker.IsPermanent(err) && d.message.Attempt < cfg.MaxAttempts {
-		after := cfg.BackoffAfter(d.message.Attempt)
+	if attempt := d.message().Attempt; !broker.IsPermanent(err) && attempt < cfg.MaxAttempts {
+		after := cfg.BackoffAfter(attempt)
 		switch {
 		case e.local && e.wait(d, after):
 			return
@@ -200,20 +221,22 @@ func (d *Delivery) failed(err error) {
 func (d *Delivery) giveUp(err error) {
 	cfg := &d.engine.cfg.Subscribe
 	d.log(slog.LevelWarn, "an event was given up", slog.Any("error", err))
-	d.letter = d.message.GiveUp(cfg.Group, err, time.Now())
-	if d.message.DeadLetter != nil && broker.Matches(cfg.Topic, d.letter.Topic) {
+	m := d.message()
+	letter := m.GiveUp(cfg.Group, err, time.Now())
+	if m.DeadLetter != nil && broker.Matches(cfg.Topic, letter.Topic) {
 		d.finish(ack, 0) // it would come back: it stays the dead letter that it is
 		return
 	}
+	d.makeRest().letter = letter
 	d.bury()
 }
 
 // bury publishes the dead letter.
 func (d *Delivery) bury() {
-	e := d.engine
+	e, rest := d.engine, d.rest
 	for {
 		ctx, cancel := context.WithTimeout(e.base, deadLetterTimeout)
-		err := e.cfg.DeadLetter(ctx, d.letter)
+		err := e.cfg.DeadLetter(ctx, rest.letter)
 		cancel()
 		if err == nil {
 			d.finish(ack, 0)
@@ -223,9 +246,9 @@ func (d *Delivery) bury() {
 			d.finish(release, 0)
 			return
 		}
-		if d.letters++; !e.cfg.Redelivers && d.letters == deadLetterTries {
+		if rest.letters++; !e.cfg.Redelivers && rest.letters == deadLetterTries {
 			d.log(slog.LevelError, "an event is lost: d was given up, and its dead letter could not be published",
-				slog.String("reason", d.letter.DeadLetter.Reason), slog.Any("error", err))
+				slog.String("reason", rest.letter.DeadLetter.Reason), slog.Any("error", err))
 			d.finish(release, 0)
 			return
 		}
@@ -247,7 +270,7 @@ func (d *Delivery) bury() {
 }
 
 func (d *Delivery) log(level slog.Level, text string, attrs ...slog.Attr) {
-	m := d.message
+	m := d.message()
 	attrs = append(attrs, slog.String("topic", m.Topic), slog.String("group", d.engine.cfg.Subscribe.Group),
 		slog.String("type", m.Type), slog.String("id", m.ID), slog.Int("attempt", m.Attempt))
 	d.engine.cfg.Logger.LogAttrs(context.Background(), level, text, attrs...)
