@@ -10,6 +10,9 @@ import (
 // maxAttribute bounds each attribute of a message, in bytes.
 const maxAttribute = 1024
 
+// The years 1 to 9999 in UTC, which have four digits.
+var firstSecond, endOfSeconds = time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC).Unix(), time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
+
 // Complete fills in the attributes of m that are empty and have a default, and checks
 // all that is sent. It is for implementations of [Broker], which call it first; its
 // error has the code InvalidArgument, or ResourceExhausted for metadata that is too
@@ -69,9 +72,9 @@ func (m *Message) completeAttributes() error {
 		return err
 	}
 	if m.Time.IsZero() {
-		m.Time = time.Now()
-	} else if y := m.Time.Year(); y < 1 || y > 9999 {
-		return m.invalid("Time is in the year %d", y)
+		m.Time = now()
+	} else if s := m.Time.Unix(); s < firstSecond || s >= endOfSeconds {
+		return m.invalid("Time is in the year %d", m.Time.UTC().Year())
 	}
 	return nil
 }

@@ -51,8 +51,11 @@ func (t *Topic[E]) Publish(ctx context.Context, b Broker, event E, opts ...Publi
 // remote marks an error as one of a call to another service: its code and text, which
 // name servers and streams, are not for the caller of a handler that publishes.
 func remote(err error) error {
+	if err == nil {
+		return nil
+	}
 	e := status.From(err)
-	if e == nil || e.Remote() {
+	if e.Remote() {
 		return err
 	}
 	return status.Remote(e.Code(), e.Message(), e.Details()).WithCause(err)
