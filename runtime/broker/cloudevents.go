@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"bytes"
 	"iter"
 	"strconv"
 	"strings"
@@ -79,24 +78,13 @@ func attribute(yield func(string, string) bool, name, value string) bool {
 // metadata, apart from the broker's own and those that metadata cannot have. The
 // error, an InvalidArgument, means that the message is no event of CloudEvents 1.0.
 func (m *Message) SetHeader(name, value string) error {
-	name = lower(name)
-	if !strings.HasPrefix(name, attributePrefix) {
-		switch {
-		case name == headerContentType:
-			if strings.HasPrefix(value, "application/cloudevents") {
-				return status.Errorf(status.InvalidArgument,
-					"the content type %.80q is an event in structured mode (only binary mode is read)", value)
-			}
-			if m.ContentType == "" {
-				m.ContentType = value
-			}
-		case !reservedHeader(name):
-			m.addMetadata(name, value)
-		}
-		return nil
-	}
-	text := decodeValue(value)
+	// Most names are those that Headers writes. Others come here once more, in lower
+	// case, unless they are no attribute.
 	var err error
+	text := value
+	if encoded(value) {
+		text = decodeValue(value)
+	}
 	switch name {
 	case headerSpecVersion:
 		if value != specVersion {
@@ -126,10 +114,32 @@ func (m *Message) SetHeader(name, value string) error {
 		}
 	case headerDeadTime:
 		m.deadLetter().Time, err = parseTime(name, text)
-	default: // an extension that others use
-		m.addMetadata(name, value)
+	default:
+		if low := lower(name); low != name && strings.HasPrefix(low, attributePrefix) {
+			return m.SetHeader(low, value)
+		}
+		return m.setOther(lower(name), value)
 	}
 	return err
+}
+
+// setOther takes a header that no field of m has.
+func (m *Message) setOther(name, value string) error {
+	switch {
+	case name == headerContentType:
+		if strings.HasPrefix(value, "application/cloudevents") {
+			return status.Errorf(status.InvalidArgument,
+				"the content type %.80q is an event in structured mode (only binary mode is read)", value)
+		}
+		if m.ContentType == "" {
+			m.ContentType = value
+		}
+	case strings.HasPrefix(name, attributePrefix): // an extension that others use
+		m.addMetadata(name, value)
+	case !reservedHeader(name):
+		m.addMetadata(name, value)
+	}
+	return nil
 }
 
 func (m *Message) deadLetter() *DeadLetter {
@@ -182,31 +192,70 @@ func formatTime(t time.Time) string {
 	}
 	var room [len(time.RFC3339Nano)]byte
 	b := append(room[:0], second.text...)
-	if n := t.Nanosecond(); n > 0 {
-		var digits [10]byte
-		for i := len(digits) - 1; i > 0; i-- {
-			digits[i] = byte('0' + n%10)
+	if n := uint32(t.Nanosecond()); n > 0 {
+		digits := fractionDigits
+		for n%10 == 0 {
+			n /= 10
+			digits--
+		}
+		var fraction [1 + fractionDigits]byte
+		fraction[0] = '.'
+		for i := digits; i > 0; i-- {
+			fraction[i] = byte('0' + n%10)
 			n /= 10
 		}
-		digits[0] = '.'
-		b = append(b, bytes.TrimRight(digits[:], "0")...)
+		b = append(b, fraction[:1+digits]...)
 	}
 	return string(append(b, 'Z'))
 }
 
+const fractionDigits = 9 // of a second, down to nanoseconds
+
+// A formattedSecond is a time without its fraction, in UTC.
 type formattedSecond struct {
 	unix int64
 	text string
 }
 
-var lastSecond atomic.Pointer[formattedSecond]
+// The seconds of the last time that was written, and of the last that was read.
+var lastSecond, lastParsed atomic.Pointer[formattedSecond]
 
 func parseTime(name, text string) (time.Time, error) {
+	if second := lastParsed.Load(); second != nil && strings.HasPrefix(text, second.text) {
+		if nanoseconds, ok := parseFraction(text[len(second.text):]); ok {
+			return time.Unix(second.unix, nanoseconds).UTC(), nil
+		}
+	}
 	t, err := time.Parse(time.RFC3339Nano, text)
 	if err != nil {
 		return t, status.Errorf(status.InvalidArgument, "the header %s is %.80q, which is no time of RFC 3339", name, text)
 	}
+	// time.Parse takes hours of one digit as well.
+	if n := len("2006-01-02T15:04:05"); len(text) > n && text[n-3] == ':' && (text[n] == 'Z' || text[n] == '.' && text[len(text)-1] == 'Z') {
+		lastParsed.Store(&formattedSecond{unix: t.Unix(), text: strings.Clone(text[:n])})
+	}
 	return t.UTC(), nil
+}
+
+// parseFraction reads what stands after the seconds, where it is what formatTime writes.
+func parseFraction(text string) (nanoseconds int64, ok bool) {
+	digits := len(text) - len(".Z")
+	if digits < 0 {
+		return 0, text == "Z"
+	}
+	if digits == 0 || digits > fractionDigits || text[0] != '.' || text[digits+1] != 'Z' {
+		return 0, false
+	}
+	for _, c := range []byte(text[1 : digits+1]) {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		nanoseconds = 10*nanoseconds + int64(c-'0')
+	}
+	for range fractionDigits - digits {
+		nanoseconds *= 10
+	}
+	return nanoseconds, true
 }
 
 // encodeValue escapes what a header's value must not have: everything but printable
@@ -214,7 +263,7 @@ func parseTime(name, text string) (time.Time, error) {
 func encodeValue(s string) string {
 	n := 0
 	for i := 0; i < len(s); i++ {
-		if mustEncode(s[i]) {
+		if mustEncode[s[i]] {
 			n++
 		}
 	}
@@ -223,7 +272,7 @@ func encodeValue(s string) string {
 	}
 	out := make([]byte, 0, len(s)+2*n)
 	for i := 0; i < len(s); i++ {
-		if c := s[i]; mustEncode(c) {
+		if c := s[i]; mustEncode[c] {
 			out = append(out, '%', upperHex[c>>4], upperHex[c&15])
 		} else {
 			out = append(out, c)
@@ -232,7 +281,18 @@ func encodeValue(s string) string {
 	return string(out)
 }
 
-func mustEncode(c byte) bool { return c <= ' ' || c > '~' || c == '"' || c == '%' }
+var mustEncode = func() (set [256]bool) {
+	for i := range set {
+		c := byte(i)
+		set[c] = c <= ' ' || c > '~' || c == '"' || c == '%'
+	}
+	return set
+}()
+
+// encoded reports whether decodeValue may make something else of s.
+func encoded(s string) bool {
+	return s != "" && s[0] == '"' || strings.IndexByte(s, '%') >= 0
+}
 
 // decodeValue undoes encodeValue. What is not escaped stands for itself, as the
 // specification asks of readers, quotes around a whole value included.

@@ -142,6 +142,38 @@ type errorText string
 
 func (e errorText) Error() string { return string(e) }
 
+// A time is read as package time reads it, whatever was read before.
+func FuzzParseTime(f *testing.F) {
+	for _, text := range []string{
+		"2026-11-25T19:40:59Z", "2026-11-25T19:40:59.1Z", "2026-11-25T19:40:59.123456789Z", "2026-11-25T19:40:59.1234567891Z",
+		"2026-11-25T19:40:59+01:00", "2026-11-25T19:40:59.5+01:00", "2026-11-25T19:40:59,5Z", "2026-11-25T9:40:59Z", "2026-11-25T9:40:59.1Z",
+		"2026-11-25T19:40:59.Z", "2026-11-25T19:40:59.1", "2026-11-25T19:40:59", "2026-11-25T19:40:59.1ZZ", "2026-11-25T19:40:59.xZ", "",
+		"0000-01-01T00:00:00Z", "9999-12-31T23:59:59.999999999Z", "2026-11-25T19:40:60Z",
+	} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		want, wantErr := time.Parse(time.RFC3339Nano, text)
+		for range 2 { // the second has been read before
+			got, err := parseTime("ce-time", text)
+			if (err == nil) != (wantErr == nil) || err == nil && got != want.UTC() {
+				t.Errorf("%q: got %v, %v; want %v, %v", text, got, err, want.UTC(), wantErr)
+			}
+		}
+		for _, rest := range []string{"Z", ".25Z", "+01:00"} { // what begins the same
+			if len(text) < 19 {
+				break
+			}
+			other := text[:19] + rest
+			want, wantErr := time.Parse(time.RFC3339Nano, other)
+			got, err := parseTime("ce-time", other)
+			if (err == nil) != (wantErr == nil) || err == nil && got != want.UTC() {
+				t.Errorf("%q after %q: got %v, %v; want %v, %v", other, text, got, err, want.UTC(), wantErr)
+			}
+		}
+	})
+}
+
 func TestFormatTime(t *testing.T) {
 	zone := time.FixedZone("", 5*3600+1800)
 	for _, at := range []time.Time{

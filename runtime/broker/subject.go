@@ -23,6 +23,7 @@ type Subject struct {
 	name string // for errors
 	buf  []byte
 	err  error
+	last string // what was built before, where the Subject is used again
 }
 
 // NewSubject is an empty subject of the topic of this name, with its parameters in
@@ -30,6 +31,9 @@ type Subject struct {
 func NewSubject(name string) Subject {
 	return Subject{name: name, buf: make([]byte, 0, len(name)+16)}
 }
+
+// reset empties s for another topic. It keeps its memory.
+func (s *Subject) reset(name string) { s.name, s.buf, s.err = name, s.buf[:0], nil }
 
 // Literal appends a part of the topic's name as it is.
 func (s *Subject) Literal(part string) { s.buf = append(s.buf, part...) }
@@ -65,7 +69,10 @@ func (s *Subject) Topic() (string, error) {
 	if s.err != nil {
 		return "", s.err
 	}
-	return string(s.buf), nil
+	if string(s.buf) != s.last {
+		s.last = string(s.buf)
+	}
+	return s.last, nil
 }
 
 func (s *Subject) fail(parameter string) {
@@ -105,6 +112,9 @@ func checkTopicWithin(topic string, pattern bool, limit int) error {
 	if len(topic) > limit {
 		return status.Errorf(status.InvalidArgument, "the topic %.80q... has %d bytes (at most %d)", topic, len(topic), limit)
 	}
+	if isTopic(topic) {
+		return nil
+	}
 	for word := range strings.SplitSeq(topic, ".") {
 		if pattern && word == "*" {
 			continue
@@ -113,7 +123,7 @@ func checkTopicWithin(topic string, pattern bool, limit int) error {
 			return status.Errorf(status.InvalidArgument, "the topic %.80q has an empty word", topic)
 		}
 		for i := 0; i < len(word); i++ {
-			if !isPlain(word[i]) && word[i] != '%' {
+			if !inWord[word[i]] {
 				return status.Errorf(status.InvalidArgument,
 					"the topic %.80q has the character %q (words are letters, digits, '-', '_' and '%%')", topic, word[i])
 			}
@@ -121,6 +131,33 @@ func checkTopicWithin(topic string, pattern bool, limit int) error {
 	}
 	return nil
 }
+
+// isTopic reports whether topic is words with dots between them.
+func isTopic(topic string) bool {
+	start := true // of a word
+	for i := 0; i < len(topic); i++ {
+		if c := topic[i]; c == '.' {
+			if start {
+				return false
+			}
+			start = true
+		} else {
+			if !inWord[c] {
+				return false
+			}
+			start = false
+		}
+	}
+	return !start
+}
+
+// inWord are the bytes of a topic's words.
+var inWord = func() (set [256]bool) {
+	for c := range set {
+		set[c] = isPlain(byte(c)) || c == '%'
+	}
+	return set
+}()
 
 func validGroup(group string) bool {
 	if group == "" || group == noGroup || len(group) > maxGroup {

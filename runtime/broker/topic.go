@@ -41,7 +41,7 @@ type Topic[E proto.Message] struct {
 func (t *Topic[E]) Publish(ctx context.Context, b Broker, event E, opts ...PublishOption) error {
 	o := outgoings.Get().(*outgoing)
 	defer o.free()
-	if err := t.fill(ctx, &o.message, o.body[:0], event, opts); err != nil {
+	if err := t.fill(ctx, &o.message, &o.subject, o.body[:0], event, opts); err != nil {
 		return remote(err)
 	}
 	o.body = o.message.Body
@@ -51,8 +51,11 @@ func (t *Topic[E]) Publish(ctx context.Context, b Broker, event E, opts ...Publi
 // remote marks an error as one of a call to another service: its code and text, which
 // name servers and streams, are not for the caller of a handler that publishes.
 func remote(err error) error {
+	if err == nil {
+		return nil
+	}
 	e := status.From(err)
-	if e == nil || e.Remote() {
+	if e.Remote() {
 		return err
 	}
 	return status.Remote(e.Code(), e.Message(), e.Details()).WithCause(err)
@@ -61,6 +64,7 @@ func remote(err error) error {
 // An outgoing message is used again: a broker keeps nothing of what it has published.
 type outgoing struct {
 	message Message
+	subject Subject
 	body    []byte
 }
 
@@ -81,7 +85,10 @@ func (o *outgoing) free() {
 // [Broker.PublishAsync] does. The event is read until PublishAsync returns.
 func (t *Topic[E]) PublishAsync(ctx context.Context, b Broker, event E, done func(error), opts ...PublishOption) error {
 	m := new(Message)
-	if err := t.fill(ctx, m, nil, event, opts); err != nil {
+	o := outgoings.Get().(*outgoing)
+	err := t.fill(ctx, m, &o.subject, nil, event, opts)
+	o.free()
+	if err != nil {
 		return remote(err)
 	}
 	if outcome := done; outcome != nil {
@@ -112,13 +119,14 @@ func (t *Topic[E]) subscribe(ctx context.Context, b Broker, pattern string, h fu
 	})
 }
 
-// fill makes m the message of an event, with its body appended to buf.
-func (t *Topic[E]) fill(ctx context.Context, m *Message, buf []byte, event E, opts []PublishOption) error {
+// fill makes m the message of an event, with its topic built in s and its body appended
+// to buf.
+func (t *Topic[E]) fill(ctx context.Context, m *Message, s *Subject, buf []byte, event E, opts []PublishOption) error {
 	m.Topic, m.Type, m.Metadata = t.Name, t.Type, metadata.Outgoing(ctx)
 	var err error
 	if t.Subject != nil {
-		s := NewSubject(t.Name)
-		t.Subject(event, &s)
+		s.reset(t.Name)
+		t.Subject(event, s)
 		if m.Topic, err = s.Topic(); err != nil {
 			return err
 		}

@@ -27,7 +27,7 @@ func (s *subscription) pull() {
 		if p == nil {
 			return
 		}
-		s.engine.Deliver(delivery.Delivery{Message: p.message(), Settler: p})
+		s.engine.Deliver(&delivery.Delivery{Message: *p.message(), Settler: p})
 	}
 }
 

@@ -41,7 +41,8 @@ type CoreConfig struct {
 	MaxWaitingBytes int
 	// Bare publishes events without headers, for high rates and for subscribers that
 	// know nothing of CloudEvents: the body is all that is sent, and subscribers get
-	// events without ID, Source, Type and Time. Those that could not be read
+	// events without ID, Source, Type and Time. Publishing one fills in no ID and no Time.
+	// Those that could not be read
 	// or handled without headers have all of them all the same: events with metadata,
 	// with a Key, or in another encoding than [broker.ContentTypeProto], and dead
 	// letters.

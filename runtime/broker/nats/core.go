@@ -51,7 +51,7 @@ func NewCore(nc *natsgo.Conn, cfg CoreConfig) (broker.Broker, error) {
 }
 
 func (b *core) Publish(ctx context.Context, m *broker.Message) error {
-	if err := m.Complete(); err != nil {
+	if err := b.complete(m); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
@@ -62,6 +62,28 @@ func (b *core) Publish(ctx context.Context, m *broker.Message) error {
 	}
 	return b.send(m)
 }
+
+// complete makes neither an ID nor a time for a message that goes without headers.
+func (b *core) complete(m *broker.Message) error {
+	if !b.cfg.Bare || needsHeaders(m) {
+		return m.Complete()
+	}
+	id, at := m.ID, m.Time
+	if id == "" {
+		m.ID = unsent
+	}
+	if at.IsZero() {
+		m.Time = unsentTime
+	}
+	err := m.Complete()
+	m.ID, m.Time = id, at
+	return err
+}
+
+// These stand for what is not sent while the rest of a message is looked at.
+const unsent = "-"
+
+var unsentTime = time.Unix(0, 0).UTC()
 
 // send sends m without looking at what Complete looks at.
 func (b *core) send(m *broker.Message) error {
@@ -76,7 +98,8 @@ func (b *core) send(m *broker.Message) error {
 
 // needsHeaders reports whether m is less without them than CoreConfig.Bare says.
 func needsHeaders(m *broker.Message) bool {
-	return m.Key != "" || m.DeadLetter != nil || m.Metadata.Len() > 0 || m.ContentType != broker.ContentTypeProto
+	return m.Key != "" || m.DeadLetter != nil || m.Metadata.Len() > 0 ||
+		m.ContentType != "" && m.ContentType != broker.ContentTypeProto
 }
 
 func (b *core) PublishAsync(ctx context.Context, m *broker.Message, done func(error)) error {

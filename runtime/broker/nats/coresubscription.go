@@ -85,9 +85,10 @@ func (s *coreSubscription) start(ctx context.Context) error {
 // receive runs on the subscription's goroutine. While it waits for room in the
 // engine, nats.go holds what comes.
 func (s *coreSubscription) receive(m *natsgo.Msg) {
-	message := &broker.Message{Attempt: 1}
-	invalid := read(message, m)
-	s.engine.Deliver(delivery.Delivery{Message: message, Invalid: invalid, Settler: s})
+	d := &delivery.Delivery{Settler: s}
+	d.Invalid = read(&d.Message, m)
+	d.Message.Attempt = 1
+	s.engine.Deliver(d)
 }
 
 // Ack, Retry and Extend have nothing to do: nothing is stored.

@@ -7,7 +7,7 @@ import (
 
 	natsgo "github.com/nats-io/nats.go"
 
-	"github.com/protomicro/micro/runtime/broker"
+	"github.com/protomicro/micro/runtime/broker/internal/delivery"
 )
 
 // ackPrefix begins the reply subjects of what JetStream delivers.
@@ -69,23 +69,23 @@ func parsePlace(reply string) (place, bool) {
 // A received is a message that JetStream delivered, and its settler. All that one
 // delivery needs is in it, to be allocated at once.
 type received struct {
-	message broker.Message
-	invalid error
-	reply   string
-	place   place
-	pin     string // by what JetStream knows the active member of an ordered group
-	reader  *reader
-	entry   *entry
-	own     entry
-	epoch   uint64 // of the stream that its sequence is of
+	delivery.Delivery
+	reply  string
+	place  place
+	pin    string // by what JetStream knows the active member of an ordered group
+	reader *reader
+	entry  *entry
+	own    entry
+	epoch  uint64 // of the stream that its sequence is of
 }
 
 const headerPin = "Nats-Pin-Id"
 
 func newReceived(r *reader, m *natsgo.Msg, at place) *received {
 	d := &received{reply: m.Reply, place: at, reader: r}
-	d.invalid = read(&d.message, m)
-	d.message.Attempt, d.message.Sequence = at.attempt, at.sequence
+	d.Settler = d
+	d.Invalid = read(&d.Message, m)
+	d.Message.Attempt, d.Message.Sequence = at.attempt, at.sequence
 	if r.pinned && m.Header != nil {
 		d.pin = m.Header.Get(headerPin)
 	}

@@ -31,7 +31,7 @@ const maxRegular = 24
 
 var envelopes = sync.Pool{New: func() any {
 	e := &envelope{names: make([]string, 0, maxRegular), values: make([]string, maxRegular)}
-	e.msg.Header = make(natsgo.Header, maxRegular)
+	e.msg.Header = make(natsgo.Header) // made for more, it would take longer to range over
 	e.add = e.addHeader
 	return e
 }}
@@ -131,25 +131,29 @@ func read(m *broker.Message, from *natsgo.Msg) error {
 		return nil
 	}
 	var invalid error
-	set := func(name string, values []string) {
+	// To look the usual ones up takes less time than to range over a map.
+	usual, left := usualHeaders(), len(from.Header)
+	for _, name := range usual {
+		values, ok := from.Header[name]
+		if !ok {
+			continue
+		}
 		for _, value := range values {
 			if err := m.SetHeader(name, value); err != nil && invalid == nil {
 				invalid = err
 			}
 		}
-	}
-	// To look the usual ones up takes less time than to range over a map.
-	usual, found := usualHeaders(), 0
-	for _, name := range usual {
-		if values, ok := from.Header[name]; ok {
-			found++
-			set(name, values)
+		if left--; left == 0 {
+			return invalid
 		}
 	}
-	if found < len(from.Header) {
-		for name, values := range from.Header {
-			if !slices.Contains(usual, name) {
-				set(name, values)
+	for name, values := range from.Header {
+		if slices.Contains(usual, name) {
+			continue
+		}
+		for _, value := range values {
+			if err := m.SetHeader(name, value); err != nil && invalid == nil {
+				invalid = err
 			}
 		}
 	}

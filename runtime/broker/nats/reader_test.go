@@ -265,7 +265,7 @@ func TestReaderOfAnOrderedGroup(t *testing.T) {
 		for range 4 {
 			pinned("p1")
 		}
-		if !d.active() || d.got[3].pin != "p1" || d.got[3].message.Metadata.Len() != 0 {
+		if !d.active() || d.got[3].pin != "p1" || d.got[3].Message.Metadata.Len() != 0 {
 			t.Errorf("%+v", d.got[3])
 		}
 		d.want()
@@ -322,8 +322,8 @@ func TestReaderTellsMessagesApart(t *testing.T) {
 	}
 	d.got[3].Ack() // 14
 	m := again(3, 12)
-	if d.held != 1 || m.message.Attempt != 3 || m.message.Sequence != 12 {
-		t.Errorf("%d held, %+v", d.held, m.message)
+	if d.held != 1 || m.Message.Attempt != 3 || m.Message.Sequence != 12 {
+		t.Errorf("%d held, %+v", d.held, m.Message)
 	}
 	m.Ack()
 	if got := d.floor(); got != 14 || d.held != 0 {

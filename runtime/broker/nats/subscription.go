@@ -147,7 +147,7 @@ func (s *subscription) deliver(d *received) {
 		d.Release()
 		return
 	}
-	e.Deliver(delivery.Delivery{Message: &d.message, Invalid: d.invalid, Settler: d})
+	e.Deliver(&d.Delivery)
 }
 
 func (s *subscription) info(ctx context.Context) (*jetstream.ConsumerInfo, error) {

@@ -48,7 +48,7 @@ func BenchmarkDeliver(b *testing.B) {
 			b.ReportAllocs()
 			b.ResetTimer()
 			for n := range b.N {
-				e.Deliver(Delivery{Message: &broker.Message{Attempt: 1, Sequence: uint64(n) + 1}, Settler: s})
+				e.Deliver(&Delivery{Message: broker.Message{Attempt: 1, Sequence: uint64(n) + 1}, Settler: s})
 			}
 			<-s.done
 		})

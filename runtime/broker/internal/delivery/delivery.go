@@ -7,9 +7,11 @@ package delivery
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/protomicro/micro/runtime/broker"
+	"github.com/protomicro/micro/runtime/internal/callctx"
 )
 
 // A Settler carries out what was decided about one delivery. Exactly one of Ack,
@@ -30,14 +32,38 @@ type Settler interface {
 	Extend()
 }
 
-// A Delivery is a message as a broker received it.
+// A Delivery is a message as a broker received it. It is given to one engine, once, and
+// is the engine's from then on. All that the engine needs for it is in it, to be
+// allocated at once.
 type Delivery struct {
-	// Message has its Topic, Attempt and Sequence set.
-	Message *broker.Message
+	// Message has its Topic, Attempt and Sequence set. It is the first attempt's
+	// handler's, which may keep and change it.
+	Message broker.Message
 	// Invalid is why the message is no event, from its headers: it is given up, and
 	// the handler is not called.
 	Invalid error
+	// Settler is that of the last delivery of the message.
 	Settler Settler
+
+	engine *Engine
+	rest   *rest // made under the engine's lock
+
+	slot    int32   // in what is in flight, from 1; 0 where it is not; under the engine's lock
+	begun   bool    // on a worker, or being released; under the engine's lock
+	tried   bool    // by a handler
+	settled outcome // under mu
+	mu      sync.Mutex
+
+	ctx callctx.Context // of the first attempt
+}
+
+// A rest is what most deliveries do without.
+type rest struct {
+	place                       // in the engine's order, if it has one
+	timer       *time.Timer     // of a local retry, under the engine's lock
+	unsucceeded *broker.Message // as it came, with a count of its own, for the next attempt
+	letter      *broker.Message // it is given up
+	letters     uint8           // attempts to publish the letter
 }
 
 // Config says what an engine does.

@@ -5,28 +5,28 @@ import (
 	"log/slog"
 	"sync"
 	"time"
-
-	"github.com/protomicro/micro/runtime/internal/workers"
 )
 
 // An Engine is one subscription's handlers at work. It is safe for concurrent use.
 type Engine struct {
 	cfg    Config
 	local  bool // failed attempts wait here and not at the broker
-	pool   *workers.Pool
+	began  time.Time
 	base   context.Context // the parent of all handlers' contexts
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the engine is closing and empty
 
 	mu       sync.Mutex
 	room     sync.Cond
-	inFlight ring
+	inFlight flight
 	full     bool // Deliver waits for more than one place
 	settling int  // messages that did not come in flight
 	closing  bool
+	aborted  bool   // nothing begins any more
 	order    *order // nil unless the subscription is ordered
 	extender *time.Timer
 	extends  bool // the extender's timer runs
+	crew
 }
 
 // New makes an engine that waits for deliveries. It is to be closed.
@@ -37,12 +37,11 @@ func New(cfg Config) *Engine {
 	e := &Engine{
 		cfg:   cfg,
 		local: cfg.LocalRetries || cfg.Subscribe.Ordered,
-		pool:  workers.New(cfg.Subscribe.Concurrency, cfg.Subscribe.MaxInFlight),
+		began: time.Now(),
 		done:  make(chan struct{}),
 	}
 	e.base, e.cancel = context.WithCancel(context.Background())
 	e.room.L = &e.mu
-	e.inFlight.init()
 	if cfg.Subscribe.Ordered {
 		e.order = newOrder(cfg.Subscribe.MaxInFlight)
 	}
@@ -56,8 +55,8 @@ func New(cfg Config) *Engine {
 // it holds it still, the new Settler takes the place of the older one, of which
 // nothing is called any more; when it has settled it, it acknowledges it again. So a
 // store that counts anew, because it was lost, needs another engine.
-func (e *Engine) Deliver(d Delivery) {
-	it := newItem(e, d)
+func (e *Engine) Deliver(d *Delivery) {
+	d.engine = e
 	e.mu.Lock()
 	for {
 		if e.closing {
@@ -75,15 +74,17 @@ func (e *Engine) Deliver(d Delivery) {
 		}
 		e.room.Wait()
 	}
-	e.inFlight.push(it)
+	e.inFlight.add(d)
 	if e.cfg.ExtendEvery > 0 && !e.extends {
 		e.startExtending()
 	}
-	first := e.order == nil || e.order.push(it)
-	e.mu.Unlock()
-	if first {
-		e.submit(it)
+	var wake chan<- struct{}
+	if e.order == nil || e.order.push(d) {
+		e.queue.push(d.slot)
+		wake = e.wake()
 	}
+	e.mu.Unlock()
+	signal(wake)
 }
 
 // aside settles what does not come in flight. It is called with e.mu and unlocks it.
@@ -102,10 +103,6 @@ func (e *Engine) aside(s Settler, o outcome) {
 	e.mu.Unlock()
 }
 
-// submit sends it to a worker. The pool has room for all that is in flight, and is
-// closed only when nothing is: then it was settled already.
-func (e *Engine) submit(it *item) { _ = e.pool.Submit(it) }
-
 // Close stops taking messages and waits for the handlers that run. Messages that have
 // not begun are released at once, those of an ordered subscription behind one that
 // runs when that one is settled; where nothing redelivers, they are handled instead.
@@ -119,12 +116,12 @@ func (e *Engine) Close(ctx context.Context) error {
 	if first {
 		e.checkDone()
 	}
-	waiting := e.inFlight.items()
+	waiting := e.inFlight.all()
 	e.room.Broadcast()
 	e.mu.Unlock()
 	if first {
-		for _, it := range waiting {
-			e.retire(it)
+		for _, d := range waiting {
+			e.retire(d)
 		}
 	}
 
@@ -141,69 +138,84 @@ func (e *Engine) Close(ctx context.Context) error {
 		}
 	}
 	e.cancel()
-	e.pool.Close()
+	e.stop()
 	e.stopExtending()
 	return err
 }
 
 // retire sees to a message that was in flight when the engine began to close.
-func (e *Engine) retire(it *item) {
+func (e *Engine) retire(d *Delivery) {
 	e.mu.Lock()
-	timer := it.timer
-	behind := e.order != nil && !e.order.first(it)
+	var timer *time.Timer
+	if d.rest != nil {
+		timer = d.rest.timer
+	}
+	behind := e.order != nil && !e.order.first(d)
 	e.mu.Unlock()
 	if behind { // its turn comes with the end of the one before it
 		return
 	}
 	stopped := timer != nil && timer.Stop()
 	if e.cfg.Redelivers {
-		e.giveBack(it)
+		e.giveBack(d)
 	} else if stopped {
-		e.submit(it) // for the last attempt
+		e.submit(d) // for the last attempt
 	}
 }
 
-// giveBack releases a message unless its handler has begun.
-func (e *Engine) giveBack(it *item) {
-	if it.releaseUnbegun() {
-		e.pool.Remove(it)
-		e.remove(it)
+// giveBack releases a message unless it is on a worker.
+func (e *Engine) giveBack(d *Delivery) {
+	e.mu.Lock()
+	unbegun := d.slot != 0 && !d.begun
+	d.begun = d.begun || unbegun
+	e.mu.Unlock()
+	if unbegun {
+		d.finish(release, 0)
 	}
 }
 
 // abort releases all that is in flight.
 func (e *Engine) abort() {
-	e.cancel()
 	e.mu.Lock()
-	all := e.inFlight.items()
+	e.aborted = true
+	all := e.inFlight.all()
 	e.mu.Unlock()
-	for _, it := range all {
-		e.pool.Remove(it)
-		it.finish(release, 0)
+	e.cancel()
+	for _, d := range all {
+		d.finish(release, 0)
 	}
 }
 
 // remove takes out a message that is settled, and sees to the one behind it.
-func (e *Engine) remove(it *item) {
+func (e *Engine) remove(d *Delivery) {
 	e.mu.Lock()
-	e.inFlight.unlink(it)
-	if it.timer != nil {
-		it.timer.Stop()
+	e.takeOut(d)
+	wake := e.wake()
+	e.mu.Unlock()
+	signal(wake)
+}
+
+// takeOut is remove with e.mu held, which it may give up for a while. The caller wakes a
+// worker if there is need of one.
+func (e *Engine) takeOut(d *Delivery) {
+	e.inFlight.remove(d)
+	if d.rest != nil && d.rest.timer != nil {
+		d.rest.timer.Stop()
 	}
-	var next *item
+	var next *Delivery
 	if e.order != nil {
-		next = e.order.pop(it)
+		next = e.order.pop(d)
 	}
-	giveBack := e.closing && e.cfg.Redelivers
+	giveBack := next != nil && e.closing && e.cfg.Redelivers
+	if next != nil && !giveBack {
+		e.queue.push(next.slot)
+	}
 	e.checkDone()
 	e.makeRoom()
-	e.mu.Unlock()
-	switch {
-	case next == nil:
-	case giveBack:
+	if giveBack {
+		e.mu.Unlock()
 		e.giveBack(next)
-	default:
-		e.submit(next)
+		e.mu.Lock()
 	}
 }
 
@@ -212,7 +224,7 @@ func (e *Engine) remove(it *item) {
 // or when no worker has anything else to do. e.mu is held.
 func (e *Engine) makeRoom() {
 	limit := e.cfg.Subscribe.MaxInFlight
-	if e.full && e.inFlight.len < limit && (e.inFlight.len <= limit-limit/4 || e.pool.Queued() == 0) {
+	if e.full && e.inFlight.len < limit && (e.inFlight.len <= limit-limit/4 || e.queue.len == 0) {
 		e.full = false
 		e.room.Broadcast()
 	}
@@ -228,16 +240,26 @@ func (e *Engine) checkDone() {
 	}
 }
 
-// wait has it come to a worker again after d, and reports false when the engine
+// wait has it come to a worker again after a pause, and reports false when the engine
 // closes and nothing waits any more.
-func (e *Engine) wait(it *item, d time.Duration) bool {
+func (e *Engine) wait(d *Delivery, pause time.Duration) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closing {
 		return false
 	}
-	it.pause()
-	it.timer = time.AfterFunc(d, func() { e.submit(it) })
+	d.begun = false
+	d.rest.timer = time.AfterFunc(pause, func() { e.submit(d) })
 	e.makeRoom() // the worker may have nothing else to do
 	return true
+}
+
+// deadline is that of an attempt that begins now, zero for none. It is counted from the
+// engine's beginning, as that reads one clock in place of two.
+func (e *Engine) deadline() time.Time {
+	timeout := e.cfg.Subscribe.Timeout
+	if timeout <= 0 {
+		return time.Time{}
+	}
+	return e.began.Add(time.Since(e.began) + timeout)
 }

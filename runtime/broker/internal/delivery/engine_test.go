@@ -88,9 +88,9 @@ func (s settler) Extend() {
 
 // deliver delivers a message of this ID; change may be nil.
 func (r *rig) deliver(id string, change func(d *Delivery)) {
-	d := Delivery{Message: &broker.Message{Topic: "a", ID: id, Type: "t", Attempt: 1}, Settler: settler{r, id}}
+	d := &Delivery{Message: broker.Message{Topic: "a", ID: id, Type: "t", Attempt: 1}, Settler: settler{r, id}}
 	if change != nil {
-		change(&d)
+		change(d)
 	}
 	r.Deliver(d)
 }
@@ -268,7 +268,7 @@ func TestMessageIsTheHandlers(t *testing.T) {
 			m := original
 			m.Attempt = 1
 			m.Metadata = m.Metadata.Clone()
-			d.Message = &m
+			d.Message = m
 		})
 		time.Sleep(time.Hour)
 		synctest.Wait()
@@ -629,20 +629,73 @@ func TestCloseWaitsForSettlers(t *testing.T) {
 	})
 }
 
-// What is settled is neither extended nor handled, though it may stand in a list or a
-// queue from before.
-func TestSettledItem(t *testing.T) {
-	r := newRig(t, Config{}, nil)
-	it := newItem(r.Engine, Delivery{Message: new(broker.Message), Settler: settler{r, "1"}})
-	it.extend()
-	if !it.settle(ack, 0) || it.settle(release, 0) || it.begin() || it.releaseUnbegun() {
-		t.Error("it was settled or begun after it had been settled")
+// What is settled is neither extended nor handled, though it may stand in a list or in
+// the queue from before, or its timer has just gone off.
+func TestSettled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Config{Redelivers: true}, func(context.Context, *broker.Message) error {
+			t.Error("handled")
+			return nil
+		})
+		e := r.Engine
+		d := &Delivery{Settler: settler{r, "1"}, engine: e}
+		e.mu.Lock()
+		e.closing = true // or its slot would be used again
+		e.inFlight.add(d)
+		e.queue.push(d.slot)
+		e.mu.Unlock()
+		d.extend()
+		e.giveBack(d)
+		e.giveBack(d)
+		d.extend()
+		e.submit(d)
+		if d.settle(ack, 0) {
+			t.Error("settled twice")
+		}
+		synctest.Wait()
+		e.mu.Lock()
+		if e.queue.len != 0 {
+			t.Error("no worker has looked at it")
+		}
+		e.mu.Unlock()
+		r.want("1", "release at 0s")
+		if r.extends["1"] != 1 {
+			t.Errorf("%d extensions", r.extends["1"])
+		}
+		_ = r.close(0)
+	})
+}
+
+// A flight and its queue grow as they are filled, and keep the order in which deliveries
+// came.
+func TestFlight(t *testing.T) {
+	var f flight
+	var q queue
+	handled := uint64(0)
+	for _, fill := range []int{3, 40, 1, 100, 0} {
+		for f.len < fill {
+			d := new(Delivery)
+			f.add(d)
+			q.push(d.slot)
+		}
+		all := f.all()
+		for i, d := range all {
+			if n := f.numbers[d.slot-1]; len(all) != f.len || n != handled+uint64(i)+1 {
+				t.Fatalf("%d of %d is %d after %d", i, f.len, n, handled)
+			}
+		}
+		for f.len > fill/2 {
+			handled++
+			d := f.at(q.pop())
+			if n := f.numbers[d.slot-1]; n != handled {
+				t.Fatalf("got %d after %d", n, handled-1)
+			}
+			f.remove(d)
+		}
+		if q.len != f.len || len(f.slots) > 101 || len(q.ring) > 128 {
+			t.Errorf("%d queued of %d, %d slots, %d places", q.len, f.len, len(f.slots), len(q.ring))
+		}
 	}
-	it.extend()
-	if r.extends["1"] != 1 || len(r.settled["1"]) != 1 {
-		t.Errorf("%d extensions, %v", r.extends["1"], r.settled["1"])
-	}
-	_ = r.close(0)
 }
 
 func TestCloseEndsDeadLetter(t *testing.T) {

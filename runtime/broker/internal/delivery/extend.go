@@ -16,10 +16,10 @@ func (e *Engine) startExtending() {
 // extend extends all that is in flight.
 func (e *Engine) extend() {
 	e.mu.Lock()
-	all := e.inFlight.items()
+	all := e.inFlight.all()
 	e.mu.Unlock()
-	for _, it := range all {
-		it.extend()
+	for _, d := range all {
+		d.extend()
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

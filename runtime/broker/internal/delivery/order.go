@@ -4,19 +4,19 @@ package delivery
 // that are delivered once more. It is under its engine's lock.
 type order struct {
 	keys map[string]*lane
-	held map[uint64]*item // by sequence
+	held map[uint64]*Delivery // by sequence
 	past sequences
 }
 
-// A place is where an item is in an order.
+// A place is where a delivery is in an order.
 type place struct {
 	key      string
 	sequence uint64
-	behind   *item // of the same key
+	behind   *Delivery // of the same key
 }
 
 // A lane is the messages of one key. The first one is on its way; the others wait.
-type lane struct{ first, last *item }
+type lane struct{ first, last *Delivery }
 
 // How many messages that were handled are known, if they are delivered again because
 // their acknowledgement was lost: so many for each that may be in flight, up to a bound.
@@ -29,19 +29,19 @@ func newOrder(maxInFlight int) *order {
 	limit := max(maxInFlight, min(pastPerInFlight*maxInFlight, maxPast))
 	return &order{
 		keys: make(map[string]*lane),
-		held: make(map[uint64]*item),
+		held: make(map[uint64]*Delivery),
 		past: sequences{known: make(map[uint64]struct{}), limit: limit},
 	}
 }
 
 // again reports whether d was delivered before, and what to do with its settler.
-func (o *order) again(d Delivery) (outcome, bool) {
+func (o *order) again(d *Delivery) (outcome, bool) {
 	n := d.Message.Sequence
 	if n == 0 {
 		return none, false
 	}
-	if it := o.held[n]; it != nil {
-		return it.supersede(d.Settler), true
+	if held := o.held[n]; held != nil {
+		return held.supersede(d.Settler), true
 	}
 	if o.past.has(n) {
 		return ack, true
@@ -49,53 +49,53 @@ func (o *order) again(d Delivery) (outcome, bool) {
 	return none, false
 }
 
-// push reports whether the item is the first of its key.
-func (o *order) push(it *item) bool {
-	p := &place{key: it.message.Key, sequence: it.message.Sequence}
-	it.place = p
+// push reports whether the delivery is the first of its key.
+func (o *order) push(d *Delivery) bool {
+	d.rest = &rest{place: place{key: d.Message.Key, sequence: d.Message.Sequence}}
+	p := &d.rest.place
 	if p.sequence > 0 {
-		o.held[p.sequence] = it
+		o.held[p.sequence] = d
 	}
 	l := o.keys[p.key]
 	if l == nil {
-		o.keys[p.key] = &lane{it, it}
+		o.keys[p.key] = &lane{d, d}
 		return true
 	}
-	l.last.place.behind = it
-	l.last = it
+	l.last.rest.behind = d
+	l.last = d
 	return false
 }
 
-// first reports whether the item is the first of its key.
-func (o *order) first(it *item) bool {
-	l := o.keys[it.place.key]
-	return l != nil && l.first == it
+// first reports whether the delivery is the first of its key.
+func (o *order) first(d *Delivery) bool {
+	l := o.keys[d.rest.key]
+	return l != nil && l.first == d
 }
 
-// pop takes out an item that is settled, and returns the one behind it if that is the
+// pop takes out a delivery that is settled, and returns the one behind it if that is the
 // first of its key now.
-func (o *order) pop(it *item) *item {
-	p := it.place
+func (o *order) pop(d *Delivery) *Delivery {
+	p := &d.rest.place
 	if p.sequence > 0 {
 		delete(o.held, p.sequence)
-		if it.settled == ack {
+		if d.settled == ack {
 			o.past.add(p.sequence)
 		}
 	}
 	l := o.keys[p.key]
 	next := p.behind
 	p.behind = nil
-	if l.first == it {
+	if l.first == d {
 		if l.first = next; next == nil {
 			delete(o.keys, p.key)
 		}
 		return next
 	}
 	before := l.first // close to the end of an engine, where all are taken out
-	for before.place.behind != it {
-		before = before.place.behind
+	for before.rest.behind != d {
+		before = before.rest.behind
 	}
-	if before.place.behind = next; next == nil {
+	if before.rest.behind = next; next == nil {
 		l.last = before
 	}
 	return nil

@@ -213,24 +213,24 @@ func TestCloseInOrderRunsOutOfTime(t *testing.T) {
 	})
 }
 
-// An item that leaves from the middle, as at an engine's end, leaves the others in order.
+// A delivery that leaves from the middle, as at an engine's end, leaves the others in order.
 func TestOrderPop(t *testing.T) {
 	o := newOrder(1)
-	items := make([]*item, 4)
-	for i := range items {
-		items[i] = &item{message: new(broker.Message)}
-		if first := o.push(items[i]); first != (i == 0) {
+	all := make([]*Delivery, 4)
+	for i := range all {
+		all[i] = new(Delivery)
+		if first := o.push(all[i]); first != (i == 0) {
 			t.Errorf("%d is first: %v", i, first)
 		}
 	}
 	var next []int
 	for _, i := range []int{1, 3, 0, 2} {
-		next = append(next, slices.Index(items, o.pop(items[i])))
+		next = append(next, slices.Index(all, o.pop(all[i])))
 	}
 	if want := []int{-1, -1, 2, -1}; !slices.Equal(next, want) || len(o.keys) != 0 {
 		t.Errorf("got %v; want %v", next, want)
 	}
-	if !o.push(items[0]) {
+	if !o.push(all[0]) {
 		t.Error("the key is still held")
 	}
 }

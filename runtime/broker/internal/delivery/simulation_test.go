@@ -233,8 +233,8 @@ func (s *simulation) deliver(stop chan struct{}) {
 		s.mu.Lock()
 		s.deliveries = append(s.deliveries, d)
 		s.mu.Unlock()
-		s.engine.Deliver(Delivery{
-			Message: &broker.Message{Topic: "a", Type: "t", Key: fmt.Sprint(d.n % 3), Attempt: 1, Sequence: d.n},
+		s.engine.Deliver(&Delivery{
+			Message: broker.Message{Topic: "a", Type: "t", Key: fmt.Sprint(d.n % 3), Attempt: 1, Sequence: d.n},
 			Settler: d,
 		})
 		s.mu.Lock()
