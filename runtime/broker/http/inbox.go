@@ -179,10 +179,10 @@ func (in *inbox) recipients(r *request) []*subscription {
 
 // push has s handle a copy of m. in.mu is held.
 func (in *inbox) push(s *subscription, m *broker.Message) {
-	own := *m
-	own.Metadata = m.Metadata.Clone()
-	s.queue = append(s.queue, delivery.Delivery{Message: &own, Settler: s})
-	s.bytes += len(own.Body)
+	own := &delivery.Delivery{Message: *m, Settler: s}
+	own.Message.Metadata = m.Metadata.Clone()
+	s.queue = append(s.queue, own)
+	s.bytes += len(m.Body)
 	select {
 	case s.filled <- struct{}{}:
 	default:
@@ -191,7 +191,7 @@ func (in *inbox) push(s *subscription, m *broker.Message) {
 
 // take takes what s is to handle next. ok is false where there is nothing; then last
 // says whether there will not be.
-func (in *inbox) take(s *subscription) (d delivery.Delivery, ok, last bool) {
+func (in *inbox) take(s *subscription) (d *delivery.Delivery, ok, last bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if len(s.queue) == 0 {
@@ -199,7 +199,7 @@ func (in *inbox) take(s *subscription) (d delivery.Delivery, ok, last bool) {
 		return d, false, in.subs[s.name] != s
 	}
 	d = s.queue[0]
-	s.queue[0] = delivery.Delivery{}
+	s.queue[0] = nil
 	s.queue = s.queue[1:]
 	s.bytes -= len(d.Message.Body)
 	in.makeRoom()

@@ -20,7 +20,7 @@ type subscription struct {
 	engine *delivery.Engine
 
 	// Under inbox.mu.
-	queue   []delivery.Delivery // accepted, and not with the engine
+	queue   []*delivery.Delivery // accepted, and not with the engine
 	bytes   int
 	senders senders
 
