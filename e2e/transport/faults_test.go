@@ -515,6 +515,27 @@ func TestShutdownWhileDisconnected(t *testing.T) {
 	}
 }
 
+// A listener whose connection is lost does not take all the time there is to stop.
+func TestShutdownWaitsNoLongerThanACall(t *testing.T) {
+	noLeaks(t)
+	ns := natstest.Start(t)
+	server, err := nats.New(ns.Connect(t), nats.Config{ReconnectGrace: 50 * time.Millisecond, Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	l, err := server.Listen(within(t), transport.ListenConfig{Instance: "one", Handler: echo})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns.Stop()
+	eventually(t, "the loss to be noticed", func() bool { return server.Healthy() != nil })
+	ctx := within(t)
+	if err := l.Shutdown(ctx); status.CodeOf(err) != status.Unavailable || ctx.Err() != nil {
+		t.Errorf("shutdown without a server: %v, and its context: %v", err, ctx.Err())
+	}
+}
+
 func TestDialErrors(t *testing.T) {
 	noLeaks(t)
 	ns := natstest.Start(t, func(o *server.Options) { o.Username, o.Password = "user", "right" })

@@ -401,7 +401,7 @@ func (l *listener) Shutdown(ctx context.Context) error {
 		return err
 	}
 	l.endStreams()
-	if err := l.transport.flush(ctx); err != nil {
+	if err := l.flushLast(ctx); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -410,6 +410,17 @@ func (l *listener) Shutdown(ctx context.Context) error {
 	}
 	l.finished.Store(true)
 	return nil
+}
+
+// flushLast returns when the server has the last replies. For a connection that is lost it
+// waits no longer than a call would: a service is to stop also while NATS is away.
+func (l *listener) flushLast(ctx context.Context) error {
+	if t := l.transport; !t.nc.IsConnected() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, max(t.cfg.ReconnectGrace, 0))
+		defer cancel()
+	}
+	return l.transport.flush(ctx)
 }
 
 // abandon is Shutdown without time.
