@@ -16,13 +16,14 @@ import (
 // An encoding is how messages are encoded in the protocols of others, and the codec
 // whose frames have them so. Messages themselves are not decoded.
 type encoding struct {
-	name string // in content types
+	name        string   // in content types
+	contentType []string // of Connect's calls; shared and not to be changed
 	codec.Codec
 }
 
 var (
-	encodingProto = &encoding{"proto", protorpc.New()}
-	encodingJSON  = &encoding{"json", jsonrpc.New()}
+	encodingProto = &encoding{"proto", []string{"application/proto"}, protorpc.New()}
+	encodingJSON  = &encoding{"json", []string{"application/json"}, jsonrpc.New()}
 )
 
 // encodingOf is that of a frame, nil for one that the protocols of others do not have.

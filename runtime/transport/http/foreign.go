@@ -62,6 +62,9 @@ func (c *foreignConn) client(procedure string, enc *encoding) *connect.Client[me
 type doer struct{ transport *nethttp.Transport }
 
 func (d doer) Do(r *nethttp.Request) (*nethttp.Response, error) {
+	if res, ok := r.Context().Value(responseKey{}).(*nethttp.Response); ok {
+		return res, nil
+	}
 	res, err := d.transport.RoundTrip(r)
 	if a, ok := r.Context().Value(attemptKey{}).(*attempt); ok && err != nil && a.onFailed != nil {
 		a.onFailed(err)
@@ -109,7 +112,18 @@ func (c *foreignConn) Call(ctx context.Context, m transport.Message) (transport.
 	defer c.transport.leave()
 	ctx, cancel := timeLimit(ctx, &req)
 	defer cancel()
+	if c.transport.cfg.Protocol == Connect && !c.transport.cfg.Gzip && len(req.Payload) <= c.transport.cfg.MaxMessage {
+		return c.callPlain(ctx, enc, &req)
+	}
+	return c.callForeign(ctx, enc, &req)
+}
+
+// callForeign has connect's library make a call.
+func (c *foreignConn) callForeign(ctx context.Context, enc *encoding, req *codec.Request) (transport.Message, error) {
 	var a attempt
+	if ctx.Value(responseKey{}) != nil {
+		a.sent.Store(true) // by callPlain
+	}
 	// The body may still be read when the call has ended, and is the caller's.
 	out := connect.NewRequest(&message{body: bytes.Clone(req.Payload)})
 	toHeader(out.Header(), req.Metadata)

@@ -1,7 +1,6 @@
 package http
 
 import (
-	"maps"
 	nethttp "net/http"
 	"slices"
 	"strconv"
@@ -28,10 +27,34 @@ func reserved(key string) bool {
 	return strings.HasPrefix(key, "connect-") || strings.HasPrefix(key, "grpc-") || strings.HasPrefix(key, ":")
 }
 
+// usual reports whether a name, in the form in which it is in an http.Header, is of a
+// header that most requests or responses have and that is not metadata.
+func usual(name string) bool {
+	switch name {
+	case "Accept", headerAcceptEncoding, headerContentType, headerContentEncoding, headerContentLength, "Date", "Te",
+		headerConnectVersion, headerConnectTimeout:
+		return true
+	}
+	return false
+}
+
+// names appends the names of the headers that may be metadata to room, in the order of
+// the alphabet.
+func names(room []string, h nethttp.Header) []string {
+	for name := range h {
+		if !usual(name) {
+			room = append(room, name)
+		}
+	}
+	slices.Sort(room)
+	return room
+}
+
 // fromHeader adds what the header of a request has to md. HTTP keeps the order of one
 // key's values only; keys are in the order of the alphabet.
 func fromHeader(md *metadata.MD, h nethttp.Header) *status.Error {
-	for _, name := range slices.Sorted(maps.Keys(h)) {
+	var room [16]string
+	for _, name := range names(room[:0], h) {
 		key := strings.ToLower(name)
 		if key == headerPreviousAttempts {
 			if n, err := strconv.ParseUint(h.Get(name), 10, 30); err == nil && n > 0 {
@@ -55,7 +78,8 @@ func fromHeader(md *metadata.MD, h nethttp.Header) *status.Error {
 // metadata is left out: a response is not worth less for what was put into it on the
 // way.
 func fromResponse(md *metadata.MD, h nethttp.Header) {
-	for _, name := range slices.Sorted(maps.Keys(h)) {
+	var room [16]string
+	for _, name := range names(room[:0], h) {
 		key := strings.ToLower(name)
 		if reserved(key) {
 			continue

@@ -40,13 +40,14 @@ func (l *listener) serveCall(w nethttp.ResponseWriter, r *nethttp.Request) {
 	}
 	defer l.leave()
 	rc := nethttp.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Now().Add(l.transport.cfg.ReadTimeout)) // both kinds of connections can
+	reading := newPatience(rc, l.transport.cfg.ReadTimeout)
 	m := transport.Message{Header: takeHeader(r.Header)}
-	if refusal := l.readBody(r, &m); refusal != nil {
+	refusal := l.readBody(r, &m)
+	reading.end()
+	if refusal != nil {
 		putRefusal(w, *refusal)
 		return
 	}
-	_ = rc.SetReadDeadline(time.Time{})
 	a, ok := l.call(transport.WithPeer(r.Context(), peerOf(r)), m)
 	if !ok {
 		return // nobody is there to hear of it

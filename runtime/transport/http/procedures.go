@@ -128,7 +128,6 @@ func (l *listener) serveProcedure(w nethttp.ResponseWriter, r *nethttp.Request) 
 		l.serveUnknown(w, r, procedure, status.From(err))
 		return
 	}
-	h := l.handler(spec)
 	rc := nethttp.NewResponseController(w)
 	if spec.Kind&rpc.ClientStream == 0 {
 		if spec.Kind == rpc.Unary {
@@ -137,11 +136,15 @@ func (l *listener) serveProcedure(w nethttp.ResponseWriter, r *nethttp.Request) 
 				return
 			}
 			defer l.leave()
+			if u, ok := plainUnaryOf(r); ok {
+				l.servePlainUnary(w, r, procedure, u)
+				return
+			}
 		}
 		_ = rc.SetReadDeadline(time.Now().Add(l.transport.cfg.ReadTimeout)) // for the one message; both kinds of connections can
 	}
 	ctx := transport.WithPeer(r.Context(), peerOf(r))
-	h.ServeHTTP(w, r.WithContext(withControl(ctx, control{rc, r.ProtoMajor < 2})))
+	l.handler(spec).ServeHTTP(w, r.WithContext(withControl(ctx, control{rc, r.ProtoMajor < 2})))
 }
 
 // serveUnknown answers for a procedure that is not here, with the reason.

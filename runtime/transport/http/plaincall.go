@@ -1,0 +1,115 @@
+package http
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"io"
+	nethttp "net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/protomicro/micro/runtime/codec"
+	"github.com/protomicro/micro/runtime/status"
+	"github.com/protomicro/micro/runtime/transport"
+)
+
+// The other side of plainunary.go: calls of Connect that are sent uncompressed are made
+// here, and so are their responses read, if they are of the kind that was asked for. What
+// else comes back is given to connect's library, errors included.
+
+// maxConnectTimeout is the longest that the protocol can state.
+const maxConnectTimeout = 9_999_999_999 * time.Millisecond
+
+// callPlain makes a call of Connect.
+func (c *foreignConn) callPlain(ctx context.Context, enc *encoding, req *codec.Request) (transport.Message, error) {
+	var a attempt
+	// The body may still be read when the call has ended, and is the caller's.
+	r, err := nethttp.NewRequestWithContext(a.follow(ctx), nethttp.MethodPost, c.base+"/"+req.Procedure, bytes.NewReader(bytes.Clone(req.Payload)))
+	if err != nil {
+		return transport.Message{}, status.Errorf(status.Internal, "%s: %v", c.addr, err).WithCause(transport.ErrNotStarted)
+	}
+	toHeader(r.Header, req.Metadata)
+	r.Header[headerContentType] = enc.contentType
+	r.Header[headerConnectVersion] = versionOne
+	r.Header[headerAcceptEncoding] = onlyGzip
+	if deadline, ok := ctx.Deadline(); ok {
+		left := min(max(time.Until(deadline), 0), maxConnectTimeout)
+		r.Header[headerConnectTimeout] = []string{strconv.FormatInt(left.Milliseconds(), 10)}
+	}
+	res, err := c.transport.client.RoundTrip(r)
+	if err != nil {
+		return transport.Message{}, c.failure(ctx, &a, err)
+	}
+	if !isPlain(res, enc) {
+		return c.callForeign(context.WithValue(ctx, responseKey{}, res), enc, req)
+	}
+	defer func() { _ = res.Body.Close() }() // it has nothing to add
+	payload, err := c.readPayload(res)
+	switch {
+	case errors.Is(err, errTooLarge):
+		return transport.Message{}, status.Remote(status.ResourceExhausted, "the response from "+string(c.addr)+" is larger than the client takes", nil)
+	case err != nil:
+		return transport.Message{}, c.failure(ctx, &a, err)
+	}
+	answer := codec.Response{Tag: req.Tag}
+	header, trailer := split(res.Header)
+	fromResponse(&answer.Metadata, header)
+	fromResponse(&answer.Trailer, trailer)
+	return c.frame(enc, &answer, payload)
+}
+
+var versionOne = []string{"1"} // shared and not to be changed
+
+// isPlain reports whether a response is a message of the encoding that was asked for.
+func isPlain(res *nethttp.Response, enc *encoding) bool {
+	ct, ce := res.Header[headerContentType], res.Header[headerContentEncoding]
+	return res.StatusCode == nethttp.StatusOK && len(ct) == 1 && ct[0] == enc.contentType[0] &&
+		(len(ce) == 0 || len(ce) == 1 && (ce[0] == "identity" || ce[0] == encodingGzip))
+}
+
+// readPayload reads a response that is plain.
+func (c *foreignConn) readPayload(res *nethttp.Response) ([]byte, error) {
+	limit := c.transport.cfg.MaxReceive
+	ce := res.Header[headerContentEncoding]
+	if len(ce) == 0 || ce[0] != encodingGzip {
+		return readAll(res.Body, res.ContentLength, limit)
+	}
+	z, _ := unzippers.Get().(*gzip.Reader)
+	if z == nil {
+		z = new(gzip.Reader)
+	}
+	defer unzippers.Put(z)
+	switch err := z.Reset(res.Body); {
+	case errors.Is(err, io.EOF): // connect's library takes no bytes for no message, compressed or not
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	return readAll(z, -1, limit)
+}
+
+var unzippers sync.Pool // of *gzip.Reader
+
+// split tells the trailing metadata in a response's header from the leading.
+func split(h nethttp.Header) (header, trailer nethttp.Header) {
+	for key, values := range h {
+		if own, ok := strings.CutPrefix(key, prefixTrailer); ok {
+			if trailer == nil {
+				trailer, header = make(nethttp.Header), h.Clone()
+			}
+			trailer[own] = values
+			delete(header, key)
+		}
+	}
+	if trailer == nil {
+		return h, nil
+	}
+	return header, trailer
+}
+
+// A responseKey is for the response that a doer has, in place of one to ask for.
+type responseKey struct{}
