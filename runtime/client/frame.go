@@ -25,9 +25,9 @@ type frame struct {
 
 var frames = sync.Pool{New: func() any { return new(frame) }}
 
-// keepBody bounds the memory that stays in the pool for one frame, so that a few large
-// requests do not pin it.
-const keepBody = 64 << 10
+// keepBody bounds the memory that stays in the pool for one frame. What is not used again
+// is the garbage collector's at its next rounds but one.
+const keepBody = 1<<20 + 64<<10
 
 func newFrame() *frame { return frames.Get().(*frame) }
 

@@ -243,9 +243,9 @@ type buffer struct {
 
 var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
-// keepBuffer bounds the buffers that stay in the pool, so that a few large
-// responses do not pin memory.
-const keepBuffer = 64 << 10
+// keepBuffer bounds the buffers that stay in the pool. What is not used again is the garbage
+// collector's at its next rounds but one.
+const keepBuffer = 1<<20 + 64<<10
 
 // free gives the buffer back. It must not keep what it refers to alive.
 func (b *buffer) free() {

@@ -111,7 +111,7 @@ func (c *conn) Call(ctx context.Context, req transport.Message) (transport.Messa
 		return transport.Message{}, err
 	}
 	m := transport.Message{Header: takeHeader(res.Header)}
-	m.Body, err = readAll(res.Body, res.ContentLength, c.transport.cfg.MaxMessage)
+	m.Body, err = readAll(res.Body, res.ContentLength, c.transport.cfg.MaxMessage, c.transport.cfg.MaxMessage)
 	if errors.Is(err, errTooLarge) {
 		return transport.Message{}, status.Remote(status.ResourceExhausted, "the reply from "+string(c.addr)+" is larger than the transport carries", nil)
 	}

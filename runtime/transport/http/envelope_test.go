@@ -161,25 +161,25 @@ func TestReadAll(t *testing.T) {
 	body := bytes.Repeat([]byte("0123456789"), 70_000)
 	for _, n := range []int{0, 1, trusted - 1, trusted, trusted + 1, 4*trusted + 1, len(body)} {
 		for _, length := range []int64{int64(n), -1} {
-			b, err := readAll(bytes.NewReader(body[:n]), length, n)
+			b, err := readAll(bytes.NewReader(body[:n]), length, n, trusted)
 			if err != nil || !bytes.Equal(b, body[:n]) {
 				t.Errorf("%d bytes, announced as %d: %d bytes, %v", n, length, len(b), err)
 			}
 		}
-		if _, err := readAll(bytes.NewReader(body[:n]), int64(n)+1, n); !errors.Is(err, errTooLarge) {
+		if _, err := readAll(bytes.NewReader(body[:n]), int64(n)+1, n, trusted); !errors.Is(err, errTooLarge) {
 			t.Errorf("%d bytes, announced as more than the limit: %v", n, err)
 		}
 		if n > 0 {
-			if _, err := readAll(bytes.NewReader(body[:n]), -1, n-1); !errors.Is(err, errTooLarge) {
+			if _, err := readAll(bytes.NewReader(body[:n]), -1, n-1, trusted); !errors.Is(err, errTooLarge) {
 				t.Errorf("%d bytes, more than the limit: %v", n, err)
 			}
-			b, err := readAll(bytes.NewReader(body[:n-1]), int64(n), n)
+			b, err := readAll(bytes.NewReader(body[:n-1]), int64(n), n, trusted)
 			if want := io.ErrUnexpectedEOF; n > 1 && !errors.Is(err, want) || n == 1 && !errors.Is(err, io.EOF) {
 				t.Errorf("%d bytes of %d: %d bytes, %v", n-1, n, len(b), err)
 			}
 		}
 	}
-	if b, err := readAll(bytes.NewReader(body), 1<<30, 1<<30); !errors.Is(err, io.ErrUnexpectedEOF) || cap(b) > 8*len(body) {
+	if b, err := readAll(bytes.NewReader(body), 1<<30, 1<<30, trusted); !errors.Is(err, io.ErrUnexpectedEOF) || cap(b) > 8*len(body) {
 		t.Errorf("what was announced was taken for what came: %d bytes, %v", cap(b), err)
 	}
 }

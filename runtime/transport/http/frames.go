@@ -36,7 +36,7 @@ func (f *frameReader) next(limit int) ([]byte, error) {
 	if int64(n) > int64(limit) {
 		return nil, fmt.Errorf("a block of %d bytes: %w", n, errTooLarge)
 	}
-	b, err := readAll(io.LimitReader(f.r, int64(n)), int64(n), limit)
+	b, err := readAll(io.LimitReader(f.r, int64(n)), int64(n), limit, trusted)
 	if err == nil && len(b) < int(n) || errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}

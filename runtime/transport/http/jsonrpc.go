@@ -59,7 +59,7 @@ func (l *listener) serveJSONRPC(w nethttp.ResponseWriter, r *nethttp.Request) {
 	rc := nethttp.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(l.transport.cfg.ReadTimeout)) // both kinds of connections can
 	limit := l.transport.cfg.MaxMessage
-	body, err := readAll(r.Body, r.ContentLength, limit)
+	body, err := readAll(r.Body, r.ContentLength, limit, trusted)
 	switch {
 	case err == nil:
 	case errors.Is(err, errTooLarge):

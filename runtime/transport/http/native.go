@@ -69,7 +69,7 @@ func (l *listener) readBody(r *nethttp.Request, m *transport.Message) *serving.R
 	}
 	limit := l.transport.cfg.MaxMessage - wire.HeaderSize(m.Header)
 	var err error
-	m.Body, err = readAll(r.Body, r.ContentLength, limit)
+	m.Body, err = readAll(r.Body, r.ContentLength, limit, trusted)
 	switch {
 	case err == nil:
 		return nil
@@ -81,12 +81,13 @@ func (l *listener) readBody(r *nethttp.Request, m *transport.Message) *serving.R
 
 var errTooLarge = errors.New("the message is too large")
 
-// trusted is for how many bytes memory is taken on the word of who sends them.
-const trusted = 64 << 10
+// trusted is for how many bytes a listener takes memory on the word of who sends them. A
+// client, which has chosen whom it calls, does so up to its limit.
+const trusted = 128 << 10
 
-// readAll reads a body of a length that is known or, with -1, is not. Memory is taken for
-// what comes and not for what is announced.
-func readAll(r io.Reader, length int64, limit int) ([]byte, error) {
+// readAll reads a body of a length that is known or, with -1, is not. Beyond what is
+// trusted, memory is taken for what comes and not for what is announced.
+func readAll(r io.Reader, length int64, limit, trusted int) ([]byte, error) {
 	if length > int64(limit) || limit < 0 {
 		return nil, errTooLarge
 	}
@@ -97,7 +98,7 @@ func readAll(r io.Reader, length int64, limit int) ([]byte, error) {
 		}
 		return b, err
 	}
-	b := make([]byte, min(length, trusted))
+	b := make([]byte, min(length, int64(trusted)))
 	for n := 0; ; {
 		m, err := io.ReadFull(r, b[n:])
 		n += m

@@ -76,7 +76,7 @@ func (c *foreignConn) readPayload(res *nethttp.Response) ([]byte, error) {
 	limit := c.transport.cfg.MaxReceive
 	ce := res.Header[headerContentEncoding]
 	if len(ce) == 0 || ce[0] != encodingGzip {
-		return readAll(res.Body, res.ContentLength, limit)
+		return readAll(res.Body, res.ContentLength, limit, limit)
 	}
 	z, _ := unzippers.Get().(*gzip.Reader)
 	if z == nil {
@@ -89,7 +89,7 @@ func (c *foreignConn) readPayload(res *nethttp.Response) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	}
-	return readAll(z, -1, limit)
+	return readAll(z, -1, limit, 0)
 }
 
 var unzippers sync.Pool // of *gzip.Reader

@@ -89,7 +89,7 @@ func (l *listener) servePlainUnary(w nethttp.ResponseWriter, r *nethttp.Request,
 	}
 	rc := nethttp.NewResponseController(w)
 	reading := newPatience(rc, l.transport.cfg.ReadTimeout)
-	body, err := readAll(r.Body, r.ContentLength, l.transport.cfg.MaxReceive)
+	body, err := readAll(r.Body, r.ContentLength, l.transport.cfg.MaxReceive, trusted)
 	reading.end()
 	if err != nil {
 		l.writeError(w, r, l.notArrived(ctx, err))
