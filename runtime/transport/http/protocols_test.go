@@ -501,4 +501,37 @@ func TestSlowHeader(t *testing.T) {
 	}
 }
 
+// TestSlowBody has clients over HTTP/2 that never finish the body of a call. The
+// connection goes on.
+func TestSlowBody(t *testing.T) {
+	url, _, _ := serve(t, http.Config{ReadTimeout: 100 * time.Millisecond})
+	c := httpClient(t, false, nil)
+	for path, contentType := range map[string]string{
+		"/echo.v1.Echo/Echo": "application/json",
+		"/.micro/call":       "application/vnd.micro.message",
+		"/":                  "application/json",
+	} {
+		body, writer := io.Pipe()
+		go func() { _, _ = writer.Write([]byte("{")) }() // until the request ends
+		req, err := nethttp.NewRequestWithContext(within(t), nethttp.MethodPost, url+path, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", contentType)
+		res, err := c.Do(req)
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		if res.StatusCode == nethttp.StatusOK {
+			t.Errorf("%s: answered with %s", path, res.Status)
+		}
+		_ = res.Body.Close()
+		_ = body.Close()
+	}
+	echo := newClient[echov1.EchoRequest, echov1.EchoResponse](c, url, "echo.v1.Echo/Echo")
+	if _, err := echo.CallUnary(within(t), connect.NewRequest(&echov1.EchoRequest{Text: "on"})); err != nil {
+		t.Errorf("the next call: %v", err)
+	}
+}
+
 var _ transport.Transport = (*http.Transport)(nil)
