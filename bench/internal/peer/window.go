@@ -10,8 +10,9 @@ import (
 )
 
 // ahead is how many messages a publisher without flow control of its own may be before
-// its subscriber.
-const ahead = 1 << 16
+// its subscriber. What waits with nats.go is one more: the message that was handled, until
+// its callback has returned; and a broker here drops what comes beyond 65,536.
+const ahead = 1<<16 - 1
 
 // A Window tells a publisher how many messages have arrived. The subscriber says so
 // over NATS, after each [Batch].
