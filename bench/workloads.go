@@ -105,7 +105,7 @@ func workloads() []*workload {
 	ws := []*workload{{
 		name: "unary", about: "calls that answer with what they were sent", unit: "calls",
 		peers: []peer.Peer{
-			peer.Raw(), peer.NATSMicro(), peer.PSRPC(), peer.PSRPCSkipClaim(),
+			peer.Raw(), peer.NATSMicro(), peer.NATSMicroProto(), peer.PSRPC(), peer.PSRPCSkipClaim(),
 			peer.GRPC(), peer.Connect(), peer.ConnectGzip(), peer.DRPC(), peer.ConnectToMicro(),
 			peer.Memory.Proto(), peer.Memory.JSON(), peer.NATS.Proto(), peer.NATS.JSON(),
 			peer.HTTP.Proto(), peer.HTTP.JSON(), peer.HTTPConnect.Proto(), peer.HTTPConnect.JSON(),

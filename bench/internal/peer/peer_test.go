@@ -55,7 +55,7 @@ func start(t *testing.T, p Peer, s Setup) *Client {
 func TestCalls(t *testing.T) {
 	url := startNATS(t)
 	for i, p := range []Peer{
-		Raw(), NATSMicro(), PSRPC(), PSRPCSkipClaim(), GRPC(), Connect(), ConnectGzip(), DRPC(), ConnectToMicro(),
+		Raw(), NATSMicro(), NATSMicroProto(), PSRPC(), PSRPCSkipClaim(), GRPC(), Connect(), ConnectGzip(), DRPC(), ConnectToMicro(),
 		Memory.Proto(), Memory.JSON(), NATS.Proto(), NATS.JSON(), HTTP.Proto(), HTTP.JSON(), HTTPConnect.Proto(), HTTPConnect.JSON(),
 	} {
 		t.Run(strings.ReplaceAll(p.Name, "/", "-"), func(t *testing.T) {

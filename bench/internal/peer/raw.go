@@ -9,6 +9,7 @@ import (
 
 	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
+	"google.golang.org/protobuf/proto"
 
 	echov1 "github.com/protomicro/micro/internal/gen/echo/v1"
 	"github.com/protomicro/micro/internal/gen/echo/v1/echov1micro"
@@ -58,6 +59,14 @@ func Raw() Peer {
 func (s Setup) subject(name string) string { return "bench." + s.Space + "." + name }
 
 func (s Setup) callSubject(service int) string { return s.subject("call" + strconv.Itoa(service)) }
+
+func (s Setup) callSubjects() []string {
+	subjects := make([]string, s.Services)
+	for i := range subjects {
+		subjects[i] = s.callSubject(i)
+	}
+	return subjects
+}
 
 func serveRaw(_ context.Context, s Setup) (*Server, error) {
 	_, response, err := Frames(s.Payload)
@@ -141,10 +150,7 @@ func dialRaw(_ context.Context, s Setup) (*Client, error) {
 		nc.Close()
 		return nil, err
 	}
-	subjects := make([]string, s.Services)
-	for i := range subjects {
-		subjects[i] = s.callSubject(i)
-	}
+	subjects := s.callSubjects()
 	return &Client{
 		Call: func(ctx context.Context, n int) error {
 			ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -220,30 +226,7 @@ func NATSMicro() Peer {
 			if err != nil {
 				return nil, err
 			}
-			nc, err := connectNATS(s)
-			if err != nil {
-				return nil, err
-			}
-			for service := range s.Services {
-				for range s.Instances {
-					_, err := micro.AddService(nc, micro.Config{
-						Name: "bench-" + s.Space + "-" + strconv.Itoa(service), Version: "1.0.0",
-						Endpoint: &micro.EndpointConfig{
-							Subject: s.callSubject(service),
-							Handler: micro.HandlerFunc(func(r micro.Request) { _ = r.Respond(response) }), // as above
-						},
-					})
-					if err != nil {
-						nc.Close()
-						return nil, err
-					}
-				}
-			}
-			if err := nc.Flush(); err != nil {
-				nc.Close()
-				return nil, err
-			}
-			return &Server{Close: nc.Close}, nil
+			return serveMicro(s, func(r micro.Request) { _ = r.Respond(response) }) // a caller that misses it says so
 		},
 		Dial: func(ctx context.Context, s Setup) (*Client, error) {
 			c, err := dialRaw(ctx, s)
@@ -253,4 +236,85 @@ func NATSMicro() Peer {
 			return &Client{Call: c.Call, Close: c.Close}, nil
 		},
 	}
+}
+
+// NATSMicroProto is the package micro of nats.go with the same messages as typed calls,
+// which client and handler encode and decode as a program does that has no generated code
+// for it.
+func NATSMicroProto() Peer {
+	return Peer{
+		Name:  "nats.go/micro+proto",
+		About: "the micro package of nats.go, with the same messages in protobuf",
+		NATS:  true,
+		Serve: func(_ context.Context, s Setup) (*Server, error) {
+			return serveMicro(s, func(r micro.Request) {
+				req := new(echov1.EchoRequest)
+				if err := proto.Unmarshal(r.Data(), req); err != nil {
+					_ = r.Error("400", err.Error(), nil) // as below
+					return
+				}
+				res, err := proto.Marshal(answer(req))
+				if err != nil {
+					_ = r.Error("500", err.Error(), nil)
+					return
+				}
+				_ = r.Respond(res) // a caller that misses it says so
+			})
+		},
+		Dial: func(_ context.Context, s Setup) (*Client, error) {
+			nc, err := connectNATS(s)
+			if err != nil {
+				return nil, err
+			}
+			subjects := s.callSubjects()
+			req := request(s)
+			return &Client{
+				Call: func(ctx context.Context, n int) error {
+					ctx, cancel := context.WithTimeout(ctx, callTimeout)
+					defer cancel()
+					body, err := proto.Marshal(req)
+					if err != nil {
+						return err
+					}
+					m, err := nc.RequestWithContext(ctx, subjects[n%len(subjects)], body)
+					if err != nil {
+						return err
+					}
+					if code := m.Header.Get(micro.ErrorCodeHeader); code != "" {
+						return fmt.Errorf("%s: %s", code, m.Header.Get(micro.ErrorHeader))
+					}
+					res := new(echov1.EchoResponse)
+					if err := proto.Unmarshal(m.Data, res); err != nil {
+						return err
+					}
+					return check(s, res)
+				},
+				Close: nc.Close,
+			}, nil
+		},
+	}
+}
+
+func serveMicro(s Setup, handle micro.HandlerFunc) (*Server, error) {
+	nc, err := connectNATS(s)
+	if err != nil {
+		return nil, err
+	}
+	for service := range s.Services {
+		for range s.Instances {
+			_, err := micro.AddService(nc, micro.Config{
+				Name: "bench-" + s.Space + "-" + strconv.Itoa(service), Version: "1.0.0",
+				Endpoint: &micro.EndpointConfig{Subject: s.callSubject(service), Handler: handle},
+			})
+			if err != nil {
+				nc.Close()
+				return nil, err
+			}
+		}
+	}
+	if err := nc.Flush(); err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return &Server{Close: nc.Close}, nil
 }

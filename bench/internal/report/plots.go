@@ -24,17 +24,18 @@ type group struct {
 }
 
 var groups = []group{
-	{"nats", "over NATS", []string{"nats.go", "nats.go/micro", "psrpc", "psrpc/skip-claim", "micro/nats"}},
+	{"nats", "over NATS", []string{"nats.go", "nats.go/micro", "nats.go/micro+proto", "psrpc", "psrpc/skip-claim", "micro/nats"}},
 	{"direct", "from process to process, and in one", []string{"grpc-go", "connect-go", "drpc", "connect-go>micro", "micro/http", "micro/memory"}},
 	{"encodings", "with JSON or gzip", []string{"connect-go/gzip", "micro/http-connect", "micro/http-connect/json", "micro/http/json", "micro/nats/json", "micro/memory/json"}},
 }
 
 var styles = map[string]style{
-	"nats.go":          {black, circle, ""},
-	"nats.go/micro":    {grey, square, ""},
-	"psrpc":            {orange, triangle, ""},
-	"psrpc/skip-claim": {vermillion, triangle, "6 3"},
-	"micro/nats":       {blue, diamond, ""},
+	"nats.go":             {black, circle, ""},
+	"nats.go/micro":       {grey, square, ""},
+	"nats.go/micro+proto": {grey, cross, "6 3"},
+	"psrpc":               {orange, triangle, ""},
+	"psrpc/skip-claim":    {vermillion, triangle, "6 3"},
+	"micro/nats":          {blue, diamond, ""},
 
 	"grpc-go":          {green, square, ""},
 	"connect-go":       {purple, triangle, ""},
