@@ -18,6 +18,12 @@ import (
 var quiet = slog.New(slog.DiscardHandler)
 
 func TestConformance(t *testing.T) {
+	for _, connections := range []int{1, 3} {
+		t.Run(fmt.Sprintf("%d of a transport", connections), func(t *testing.T) { conform(t, connections) })
+	}
+}
+
+func conform(t *testing.T, connections int) {
 	const (
 		maxPayload = 100_000
 		maxMessage = 300_000 // in parts
@@ -26,10 +32,11 @@ func TestConformance(t *testing.T) {
 	n := 0
 	transporttest.Run(t, func(*testing.T) transporttest.Network {
 		cfg := nats.Config{
-			Prefix:     fmt.Sprintf("conformance.%d", n),
-			MaxMessage: maxMessage,
-			Heartbeat:  500 * time.Millisecond, // those who vanish are missed in seconds
-			Logger:     quiet,
+			Prefix:      fmt.Sprintf("conformance.%d", n),
+			MaxMessage:  maxMessage,
+			Connections: connections,
+			Heartbeat:   500 * time.Millisecond, // those who vanish are missed in seconds
+			Logger:      quiet,
 		}
 		n++
 		proxies := make(map[transport.Transport]*natstest.Proxy)

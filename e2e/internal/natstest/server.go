@@ -118,6 +118,25 @@ func (s *Server) Connections(t testing.TB) int {
 	return len(s.clients(t))
 }
 
+// Received is how many messages the server had from each client that is connected, by
+// the number that it has for the client.
+func (s *Server) Received(t testing.TB) map[uint64]int64 {
+	t.Helper()
+	n := make(map[uint64]int64)
+	for _, c := range s.clients(t) {
+		n[c.Cid] = c.InMsgs
+	}
+	return n
+}
+
+// DisconnectOne cuts the connection of a client of [Server.Received].
+func (s *Server) DisconnectOne(t testing.TB, client uint64) {
+	t.Helper()
+	if err := s.running(t).DisconnectClientByID(client); err != nil {
+		t.Fatalf("disconnect client %d: %v", client, err)
+	}
+}
+
 // Disconnect cuts all connections; clients may connect again at once.
 func (s *Server) Disconnect(t testing.TB) {
 	t.Helper()

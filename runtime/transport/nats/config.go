@@ -1,6 +1,6 @@
 // Package nats is the transport over a NATS server. All calls of a [Transport]
 // share one connection and one subscription for replies, all its streams another
-// one, however many there are.
+// one, however many there are. [Config.Connections] makes it several.
 //
 // A service without a registry is addressed by its name: NATS gives each request to
 // one member of its queue group. With a registry, a request goes to an instance's
@@ -38,6 +38,9 @@ const (
 	DefaultReconnectGrace = 3 * time.Second
 )
 
+// MaxConnections bounds [Config.Connections].
+const MaxConnections = 64
+
 const scheme = "nats"
 
 // Config has the settings of a [Transport]. The zero value is good.
@@ -61,6 +64,14 @@ type Config struct {
 	// Defaults: [DefaultWindowMessages], [DefaultWindowBytes].
 	WindowMessages int
 	WindowBytes    int
+	// Connections is over how many connections a transport of [Dial] spreads what it
+	// carries. All that goes to one instance, calls and streams, has the same one, and so
+	// does all that a listener takes and answers, so nothing changes its order. More than
+	// one is for processes that keep a connection's reader busy, or whose large messages
+	// to some instances hold up small ones to others; calls made at the same time share
+	// less then. [New] has the one connection that it is given. Default: 1; at most
+	// [MaxConnections].
+	Connections int
 	// Heartbeat is how often a stream that has nothing else to send says that this
 	// side is there, and how often the instance is asked about a call that it has not
 	// answered. A stream or a call whose peer is silent for three heartbeats ends as
@@ -93,6 +104,7 @@ func (cfg Config) withDefaults() (Config, error) {
 		{"MaxStreams", &cfg.MaxStreams, transport.DefaultMaxStreams},
 		{"WindowMessages", &cfg.WindowMessages, DefaultWindowMessages},
 		{"WindowBytes", &cfg.WindowBytes, DefaultWindowBytes},
+		{"Connections", &cfg.Connections, 1},
 	} {
 		switch {
 		case *n.value == 0:
@@ -100,6 +112,9 @@ func (cfg Config) withDefaults() (Config, error) {
 		case *n.value < 0:
 			return cfg, status.Errorf(status.InvalidArgument, "nats: Config.%s is %d", n.name, *n.value)
 		}
+	}
+	if cfg.Connections > MaxConnections {
+		return cfg, status.Errorf(status.InvalidArgument, "nats: Config.Connections is %d (at most %d)", cfg.Connections, MaxConnections)
 	}
 	switch {
 	case cfg.Heartbeat == 0:

@@ -31,7 +31,9 @@ var errClosedUnderWay = status.Remote(status.Unavailable, "the transport was clo
 	WithCause(transport.ErrClosed)
 
 func (c *conn) Close() error {
-	c.closed.Store(true)
+	if !c.closed.Swap(true) {
+		c.transport.conns.Add(-1)
+	}
 	return nil
 }
 

@@ -95,11 +95,10 @@ func (t *Transport) Listen(ctx context.Context, cfg transport.ListenConfig) (tra
 		return nil, err
 	}
 	l := &listener{
-		transport: t,
-		instance:  cfg.Instance,
-		base:      t.cfg.instanceBase(cfg.Instance),
-		stopping:  make(chan struct{}, 1),
-		stopped:   make(chan struct{}),
+		instance: cfg.Instance,
+		base:     t.cfg.instanceBase(cfg.Instance),
+		stopping: make(chan struct{}, 1),
+		stopped:  make(chan struct{}),
 	}
 	seed := maphash.MakeSeed()
 	l.calls = serving.New(cfg, func(p place) uint64 {
@@ -132,31 +131,9 @@ func (t *Transport) Listen(ctx context.Context, cfg transport.ListenConfig) (tra
 	}
 	if err != nil {
 		l.abandon()
-		return nil, status.Errorf(status.CodeOf(err), "listen: NATS at %s: %v", natsconn.Where(t.nc), err).WithCause(err)
+		return nil, status.Errorf(status.CodeOf(err), "listen: NATS at %s: %v", natsconn.Where(l.transport.nc), err).WithCause(err)
 	}
 	return l, nil
-}
-
-func (t *Transport) enter(l *listener) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed.Load() || t.listeners == nil {
-		return errClosed()
-	}
-	if t.listeners[l.instance] != nil {
-		return status.Errorf(status.AlreadyExists, "listen: instance %q listens on this transport already", l.instance)
-	}
-	t.listeners[l.instance] = l
-	t.serving[l.mux] = struct{}{}
-	return nil
-}
-
-func (t *Transport) forget(l *listener) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.listeners[l.instance] == l {
-		delete(t.listeners, l.instance)
-	}
 }
 
 func (l *listener) subscribe(ctx context.Context, services []string) error {

@@ -32,7 +32,7 @@ type party interface {
 type mux struct {
 	prefix string // with its dot
 	sub    *natsgo.Subscription
-	count  atomic.Int64
+	count  *atomic.Int64 // of parties, here and in muxes that share the limit
 	shards [muxShards]muxShard
 }
 
@@ -44,7 +44,7 @@ type muxShard struct {
 
 // newMux makes a mux for the subjects PREFIX.TOKEN. The caller sets sub.
 func newMux(prefix string) *mux {
-	x := &mux{prefix: prefix + "."}
+	x := &mux{prefix: prefix + ".", count: new(atomic.Int64)}
 	for i := range x.shards {
 		x.shards[i].parties = make(map[uint64]party)
 	}

@@ -21,8 +21,8 @@ import (
 	"github.com/protomicro/micro/runtime/transport/internal/wire"
 )
 
-// A Transport carries calls and streams over one NATS connection. It is safe for
-// concurrent use.
+// A Transport carries calls and streams over one NATS connection, or over
+// [Config.Connections]. It is safe for concurrent use.
 //
 // Calls made while the connection is lost wait for it, up to [Config.ReconnectGrace]
 // from its loss; after that, they fail at once as Unavailable and
@@ -36,6 +36,7 @@ type Transport struct {
 	cfg   Config
 	owned bool
 	inbox *inbox
+	spread
 
 	outbox  outbox
 	replies *replies
@@ -55,8 +56,8 @@ type Transport struct {
 	watching  sync.WaitGroup
 
 	mu        sync.Mutex
-	listeners map[string]*listener
-	serving   map[*mux]struct{} // of listeners; those that stop are here until their streams have ended
+	listeners map[string]*listener // of all connections, with the first one
+	serving   map[*mux]struct{}    // of listeners; those that stop are here until their streams have ended
 }
 
 var _ transport.Transport = (*Transport)(nil)
@@ -72,6 +73,9 @@ func New(nc *natsgo.Conn, cfg Config) (*Transport, error) {
 	if nc == nil {
 		return nil, errors.New("nats: the connection is nil")
 	}
+	if cfg.Connections > 1 {
+		return nil, fmt.Errorf("nats: Config.Connections is %d, and New is given one (Dial makes several)", cfg.Connections)
+	}
 	if nc.Status() == natsgo.CONNECTED && !nc.HeadersSupported() {
 		return nil, fmt.Errorf("nats: the server at %s does not support headers (NATS 2.2 or later is needed)", natsconn.Where(nc))
 	}
@@ -79,6 +83,7 @@ func New(nc *natsgo.Conn, cfg Config) (*Transport, error) {
 		nc: nc, cfg: cfg, set: stream.NewSet(cfg.streams()),
 		listeners: make(map[string]*listener), serving: make(map[*mux]struct{}),
 	}
+	t.first, t.all = t, []*Transport{t}
 	t.replies = newReplies(nc, cfg.Logger)
 	t.inbox, err = newInbox(nc, cfg.Logger)
 	if err != nil {
@@ -104,23 +109,47 @@ func New(nc *natsgo.Conn, cfg Config) (*Transport, error) {
 	return t, nil
 }
 
-// Dial connects to a NATS server and makes a transport that closes the connection
+// Dial connects to a NATS server and makes a transport that closes its connections
 // when it is closed itself. url is as for nats.Connect: it may be a list. The
 // connection is never given up once it stood (MaxReconnects), and it is taken for lost
 // when the server is silent for six seconds (PingInterval, MaxPingsOutstanding), unless
-// opts say otherwise. ctx bounds the connecting.
+// opts say otherwise; opts, and what they have nats.go call, hold for each of
+// [Config.Connections]. ctx bounds the connecting.
 func Dial(ctx context.Context, url string, cfg Config, opts ...natsgo.Option) (*Transport, error) {
-	if _, err := cfg.withDefaults(); err != nil {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
 		return nil, err
 	}
 	if url == "" {
 		url = natsgo.DefaultURL
 	}
-	nc, err := connect(ctx, url, append([]natsgo.Option{
+	opts = append([]natsgo.Option{
 		natsgo.MaxReconnects(-1),
 		natsgo.PingInterval(pingInterval),
 		natsgo.MaxPingsOutstanding(pingsUnanswered),
-	}, opts...))
+	}, opts...)
+	one := cfg
+	one.Connections = 1
+	var t *Transport
+	for range cfg.Connections {
+		next, err := dialOne(ctx, url, one, opts)
+		if err != nil {
+			if t != nil {
+				_ = t.Close() // it never fails
+			}
+			return nil, err
+		}
+		if t == nil {
+			t = next
+		} else {
+			t.join(next)
+		}
+	}
+	return t, nil
+}
+
+func dialOne(ctx context.Context, url string, cfg Config, opts []natsgo.Option) (*Transport, error) {
+	nc, err := connect(ctx, url, opts)
 	if err != nil {
 		return nil, status.Errorf(status.Unavailable, "nats: connect to %s: %s", natsconn.WithoutCredentials(url), withoutURL(err)).WithCause(err)
 	}
@@ -229,8 +258,17 @@ func (t *Transport) endOutage(next *outage) {
 
 var _ transport.HealthChecker = (*Transport)(nil)
 
-// Healthy implements [transport.HealthChecker].
+// Healthy implements [transport.HealthChecker]. Of several connections, each has to stand.
 func (t *Transport) Healthy() error {
+	for _, s := range t.all {
+		if err := s.healthy(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *Transport) healthy() error {
 	if t.closed.Load() {
 		return errClosed()
 	}
@@ -283,10 +321,11 @@ func (t *Transport) Dial(ctx context.Context, addr transport.Address) (transport
 	if err := ctx.Err(); err != nil {
 		return nil, status.Remote(status.CodeOf(err), fmt.Sprintf("dial %s: %v", addr, err), nil).WithCause(transport.ErrNotStarted)
 	}
-	c := &conn{transport: t, addr: addr}
+	c := &conn{addr: addr}
 	if service, ok := addr.Service(); ok && wire.DottedName(service) {
 		c.requests = t.cfg.serviceSubject(service)
 		c.cancels = t.cfg.serviceCancel(service)
+		c.transport = t.forConn()
 		return c, nil
 	}
 	if base := addr.Rest(); addr.Scheme() == scheme && wire.DottedName(base) {
@@ -294,6 +333,7 @@ func (t *Transport) Dial(ctx context.Context, addr transport.Address) (transport
 		c.cancels = base + "." + wordCancel
 		c.checks = base + "." + wordCheck
 		c.batches = base + "." + wordBatch
+		c.transport = t.forConn()
 		return c, nil
 	}
 	return nil, status.Errorf(status.InvalidArgument,
@@ -303,7 +343,7 @@ func (t *Transport) Dial(ctx context.Context, addr transport.Address) (transport
 
 // Close frees the transport. Calls and streams under way fail as Unavailable, and
 // listeners that were not shut down before refuse the calls that wait and end the
-// contexts of those that run. A connection that [Dial] made is closed; one given to [New] is
+// contexts of those that run. Connections that [Dial] made are closed; one given to [New] is
 // not. Closing again does nothing; the error is always nil.
 func (t *Transport) Close() error {
 	if !t.closed.CompareAndSwap(false, true) {
@@ -328,6 +368,9 @@ func (t *Transport) Close() error {
 	_ = t.mux.sub.Unsubscribe() // fails only when it has ended already
 	if t.owned {
 		t.nc.Close()
+	}
+	for _, s := range t.all[1:] {
+		_ = s.Close() // it never fails
 	}
 	return nil
 }
