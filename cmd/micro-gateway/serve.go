@@ -136,7 +136,8 @@ func (s *settings) dialNATS(ctx context.Context, logger *slog.Logger) (*nats.Tra
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	return nats.Dial(ctx, s.natsURL, nats.Config{Prefix: s.natsPrefix, MaxMessage: s.maxMessage, Logger: logger}, opts...)
+	cfg := nats.Config{Prefix: s.natsPrefix, MaxMessage: s.maxMessage, Connections: s.natsConnections, Logger: logger}
+	return nats.Dial(ctx, s.natsURL, cfg, opts...)
 }
 
 // dialEtcd makes the registry. It does not wait for etcd.

@@ -26,6 +26,7 @@ type settings struct {
 	reflection  bool
 
 	natsURL, natsCreds, natsCA, natsPrefix string
+	natsConnections                        int
 
 	etcd                       list
 	etcdPrefix                 string
@@ -80,6 +81,7 @@ func (s *settings) flags() *flag.FlagSet {
 	f.StringVar(&s.natsCreds, "nats-creds", "", "`file` with NATS credentials")
 	f.StringVar(&s.natsCA, "nats-ca", "", "`file` with the CAs in PEM that NATS servers' certificates are of")
 	f.StringVar(&s.natsPrefix, "nats-prefix", nats.DefaultPrefix, "`words` that the subjects begin with")
+	f.IntVar(&s.natsConnections, "nats-connections", 1, "connections to NATS, over which instances are spread")
 
 	f.Var(&s.etcd, "etcd", "`endpoints` of etcd (default 127.0.0.1:2379)")
 	f.StringVar(&s.etcdPrefix, "etcd-prefix", etcd.DefaultPrefix, "`prefix` of the registry's keys")

@@ -184,7 +184,7 @@ func TestTokens(t *testing.T) {
 func TestCORS(t *testing.T) {
 	s := startServers(t)
 	s.echo(t)
-	p := s.gateway(t, "-services", "*", "-cors-origins", "https://app.example.com", "-cors-credentials", "-cors-headers", "x-tenant", "-cors-expose", "echo-x-tenant")
+	p := s.gateway(t, "-services", "*", "-nats-connections", "2", "-cors-origins", "https://app.example.com", "-cors-credentials", "-cors-headers", "x-tenant", "-cors-expose", "echo-x-tenant")
 	c := plainHTTP(t)
 	send := func(method, origin string, header ...string) (int, nethttp.Header) {
 		t.Helper()
@@ -300,6 +300,7 @@ func TestArguments(t *testing.T) {
 		"no descriptors":   {[]string{"-services", "*", "-descriptors", empty}, 1, "is not a FileDescriptorSet"},
 		"no certificate":   {[]string{"-services", "*", "-tls-cert", missing, "-tls-key", missing}, 1, "-tls-cert"},
 		"all with cookies": {[]string{"-services", "*", "-cors-origins", "*", "-cors-credentials"}, 1, "each origin has to be named"},
+		"connections":      {[]string{"-services", "*", "-nats-connections", "65"}, 1, "Connections is 65"},
 		"no NATS":          {[]string{"-services", "*", "-nats", "nats://user:secret@127.0.0.1:1"}, 1, "nats://127.0.0.1:1"},
 	} {
 		cmd := exec.Command(program, tc.args...)
