@@ -261,6 +261,9 @@ func parseFraction(text string) (nanoseconds int64, ok bool) {
 // encodeValue escapes what a header's value must not have: everything but printable
 // ASCII, and the space, the quote and the percent sign.
 func encodeValue(s string) string {
+	if plain(s) {
+		return s
+	}
 	n := 0
 	for i := 0; i < len(s); i++ {
 		if mustEncode[s[i]] {
@@ -288,6 +291,40 @@ var mustEncode = func() (set [256]bool) {
 	}
 	return set
 }()
+
+// plain reports whether s has nothing of mustEncode. Most values have not, so it looks
+// at eight bytes at a time; the last eight may overlap those before.
+func plain(s string) bool {
+	if len(s) < 8 {
+		for i := 0; i < len(s); i++ {
+			if mustEncode[s[i]] {
+				return false
+			}
+		}
+		return true
+	}
+	for rest := s; len(rest) > 8; rest = rest[8:] {
+		if !plainWord(word(rest)) {
+			return false
+		}
+	}
+	return plainWord(word(s[len(s)-8:]))
+}
+
+// word is the first eight bytes of s.
+func word(s string) uint64 {
+	_ = s[7]
+	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+}
+
+// plainWord is plain for eight bytes: the highest bit of each stays clear in every term
+// where no byte is below 0x21, above 0x7e, a quote or a percent sign.
+func plainWord(w uint64) bool {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	quote, percent := w^'"'*ones, w^'%'*ones
+	return ((w-(' '+1)*ones)&^w|w|(w+ones)|(quote-ones)&^quote|(percent-ones)&^percent)&highs == 0
+}
 
 // encoded reports whether decodeValue may make something else of s.
 func encoded(s string) bool {
@@ -364,6 +401,9 @@ func lower(s string) string {
 
 // validText reports whether s may be an attribute: text without control characters.
 func validText(s string) bool {
+	if plain(s) {
+		return true
+	}
 	for i := 0; i < len(s); i++ {
 		if s[i] >= utf8.RuneSelf {
 			return validRunes(s)
