@@ -164,8 +164,8 @@ func TestWindow(t *testing.T) {
 	}
 	done := make(chan error, 1)
 	go func() { done <- w.Wait(t.Context(), 5) }()
-	w.set(4)
 	w.set(5)
+	w.set(4) // of a handler that was late to tell
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}

@@ -36,7 +36,12 @@ func (w *Window) follow(nc *natsgo.Conn, subject string) (*natsgo.Subscription, 
 	return sub, nc.Flush()
 }
 
+// set takes one number, which may be told later than a larger one where several handlers
+// count. One goroutine at a time calls it.
 func (w *Window) set(n int64) {
+	if n <= w.arrived.Load() {
+		return
+	}
 	w.arrived.Store(n)
 	select {
 	case w.more <- struct{}{}:
