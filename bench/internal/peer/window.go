@@ -74,11 +74,14 @@ type tally struct {
 	nc      *natsgo.Conn
 	subject string
 	got     atomic.Int64
+	timed   bool // each event is answered with its age
 }
 
 func (t *tally) add() {
 	if n := t.got.Add(1); n%Batch == 0 {
-		// Where this fails, the publisher says how far it came.
-		_ = t.nc.Publish(t.subject, strconv.AppendInt(nil, n, 10))
+		t.tell(n)
 	}
 }
+
+// tell sends a number to the publisher, who says how far it came where this fails.
+func (t *tally) tell(n int64) { _ = t.nc.Publish(t.subject, strconv.AppendInt(nil, n, 10)) }
