@@ -193,18 +193,19 @@ func formatTime(t time.Time) string {
 	var room [len(time.RFC3339Nano)]byte
 	b := append(room[:0], second.text...)
 	if n := uint32(t.Nanosecond()); n > 0 {
-		digits := fractionDigits
-		for n%10 == 0 {
-			n /= 10
-			digits--
-		}
 		var fraction [1 + fractionDigits]byte
 		fraction[0] = '.'
-		for i := digits; i > 0; i-- {
-			fraction[i] = byte('0' + n%10)
-			n /= 10
+		for i := fractionDigits; i > 1; i -= 2 { // two digits for each division
+			two := n % 100
+			n /= 100
+			fraction[i-1], fraction[i] = byte('0'+two/10), byte('0'+two%10)
 		}
-		b = append(b, fraction[:1+digits]...)
+		fraction[1] = byte('0' + n)
+		end := fractionDigits
+		for fraction[end] == '0' {
+			end--
+		}
+		b = append(b, fraction[:end+1]...)
 	}
 	return string(append(b, 'Z'))
 }

@@ -3,6 +3,7 @@ package broker
 import (
 	"crypto/rand"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -15,7 +16,10 @@ var (
 	lastIDs  atomic.Pointer[idBlock]
 )
 
-const idBase = 36
+const (
+	idDigits = "0123456789abcdefghijklmnopqrstuvwxyz"
+	idBase   = len(idDigits)
+)
 
 // An idBlock is the IDs whose numbers differ in the last digit, one after the other: they
 // are allocated at once.
@@ -28,11 +32,11 @@ type idBlock struct {
 func newID() string {
 	n := idNumber.Add(1)
 	ids := lastIDs.Load()
-	if ids == nil || ids.number != n/idBase {
-		ids = newIDs(n / idBase)
+	if ids == nil || ids.number != n/uint64(idBase) {
+		ids = newIDs(n / uint64(idBase))
 		lastIDs.Store(ids)
 	}
-	at := int(n%idBase) * ids.size
+	at := int(n%uint64(idBase)) * ids.size
 	return ids.text[at : at+ids.size]
 }
 
@@ -42,11 +46,11 @@ func newIDs(number uint64) *idBlock {
 	if number > 0 {
 		head = strconv.AppendUint(head, number, idBase)
 	}
-	size := len(head) + 1
-	text := make([]byte, 0, idBase*size)
-	for digit := range idBase {
-		text = append(text, head...)
-		text = strconv.AppendUint(text, uint64(digit), idBase)
+	var text strings.Builder
+	text.Grow(idBase * (len(head) + 1))
+	for _, digit := range []byte(idDigits) {
+		text.Write(head)
+		text.WriteByte(digit)
 	}
-	return &idBlock{number: number, size: size, text: string(text)}
+	return &idBlock{number: number, size: len(head) + 1, text: text.String()}
 }

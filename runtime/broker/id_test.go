@@ -31,8 +31,8 @@ func TestIDs(t *testing.T) {
 	if n := len(slices.Compact(all)); n != goroutines*each {
 		t.Errorf("%d IDs differ of %d", n, goroutines*each)
 	}
-	for _, number := range []uint64{0, 1, idBase} {
-		if ids := newIDs(number); ids.text[5*ids.size:6*ids.size] != idPrefix()+strconv.FormatUint(number*idBase+5, idBase) {
+	for _, number := range []uint64{0, 1, uint64(idBase)} {
+		if ids := newIDs(number); ids.text[5*ids.size:6*ids.size] != idPrefix()+strconv.FormatUint(number*uint64(idBase)+5, idBase) {
 			t.Errorf("the block of %d is %q", number, ids.text)
 		}
 	}
