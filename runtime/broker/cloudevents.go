@@ -70,7 +70,13 @@ func (m *Message) headers(yield func(string, string) bool) {
 }
 
 func attribute(yield func(string, string) bool, name, value string) bool {
-	return value == "" || yield(name, encodeValue(value))
+	if value == "" {
+		return true
+	}
+	if !plain(value) {
+		value = encodeValue(value)
+	}
+	return yield(name, value)
 }
 
 // SetHeader takes what a header says of m, which is empty before the first one. Names
@@ -262,9 +268,6 @@ func parseFraction(text string) (nanoseconds int64, ok bool) {
 // encodeValue escapes what a header's value must not have: everything but printable
 // ASCII, and the space, the quote and the percent sign.
 func encodeValue(s string) string {
-	if plain(s) {
-		return s
-	}
 	n := 0
 	for i := 0; i < len(s); i++ {
 		if mustEncode[s[i]] {
