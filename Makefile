@@ -37,7 +37,7 @@ bench: ## run the benchmarks of all modules
 	go test -run '^$$' -bench . -benchmem work
 
 .PHONY: compare
-compare: ## compare with other libraries: some 40 minutes; bench/README.md
+compare: ## compare with other libraries: some 45 minutes; bench/README.md
 	go run ./bench -out .bin/bench
 
 .PHONY: fuzz

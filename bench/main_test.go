@@ -35,7 +35,7 @@ func TestShort(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	err := mainErr([]string{
 		"-short", "-rounds", "2", "-out", dir, "-cell", "8 callers|^stream|^events",
-		"-run", "^(unary/(nats.go|micro/nats|micro/memory)|stream-bidi/micro/nats|events-core/nats.go|open-streams/micro/nats)$",
+		"-run", "^(unary/(nats.go|micro/nats|micro/memory)|stream-(bidi|latency)/micro/nats|events-core(-latency)?/nats.go|open-streams/micro/nats)$",
 	}, &stdout, &stderr)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, stderr.String())
@@ -56,7 +56,7 @@ func TestShort(t *testing.T) {
 			t.Errorf("%s: figures are missing: %+v", res.Peer, res)
 		case local != (res.Server == nil):
 			t.Errorf("%s: the server's memory is %v", res.Peer, res.Server)
-		case (res.Unit == "calls") != (res.Median.P50 > 0 && res.Median.P50 <= res.Median.P99 && res.Median.P99 <= res.Median.P999):
+		case isTimed(res) != (res.Median.P50 > 0 && res.Median.P50 <= res.Median.P99 && res.Median.P99 <= res.Median.P999):
 			t.Errorf("%s: the quantiles are %+v", res.Peer, res.Median)
 		case (res.Streams > 0) != (res.Client.PerStream > 0):
 			t.Errorf("%s: %v B for each of %d streams", res.Peer, res.Client.PerStream, res.Streams)
@@ -65,7 +65,8 @@ func TestShort(t *testing.T) {
 		}
 	}
 	want := []string{
-		"unary/nats.go", "unary/micro/memory", "unary/micro/nats", "stream-bidi/micro/nats", "events-core/nats.go", "open-streams/micro/nats",
+		"unary/nats.go", "unary/micro/memory", "unary/micro/nats", "stream-bidi/micro/nats", "stream-latency/micro/nats",
+		"events-core/nats.go", "events-core-latency/nats.go", "open-streams/micro/nats",
 	}
 	if !slices.Equal(ran, want) {
 		t.Errorf("these ran: %q", ran)
@@ -92,6 +93,11 @@ func TestShort(t *testing.T) {
 	if err != nil || !bytes.Equal(first, second) {
 		t.Errorf("drawn again, %s differs: %v", svgs[0], err)
 	}
+}
+
+// isTimed reports whether single operations are timed.
+func isTimed(r report.Result) bool {
+	return r.Unit == "calls" || strings.HasSuffix(r.Workload, "-latency")
 }
 
 // TestInterrupted: all children end with a run that is given up.

@@ -163,6 +163,7 @@ func (r *runner) cell(ctx context.Context, w *workload, c cell, peers []peer.Pee
 func (r *runner) prepare(ctx context.Context, w *workload, c cell, k *contender) error {
 	r.spaces++
 	setup := c.setup()
+	setup.Timed = w.shape == shapeTimed
 	setup.NATS, setup.Space = r.natsURL, "b"+strconv.Itoa(r.spaces)
 	o := order{Workload: w.name, Peer: k.Name, Setup: setup}
 	var err error

@@ -61,7 +61,8 @@ type worker struct {
 	client   *peer.Client
 	stop     func() // nil where the end of the process is enough
 
-	rate    float64 // messages a second that a stream had, to be guided by
+	rate    float64      // messages a second that a stream had, to be guided by
+	turn    func() error // on a stream that stays open
 	opened  int
 	streams context.Context // of the streams that stay open
 }
@@ -165,6 +166,10 @@ func (w *worker) run(ctx context.Context, d time.Duration) (outcome, error) {
 		return w.runStream(ctx, d)
 	case shapePublish:
 		return w.runPublish(ctx, d)
+	case shapeTurns:
+		return w.runTurns(ctx, d)
+	case shapeTimed:
+		return timeEach(ctx, d, w.client.PublishTimed)
 	}
 	return outcome{}, fmt.Errorf("the workload %s has no shape", w.workload.name)
 }
@@ -209,8 +214,7 @@ func (w *worker) runCalls(ctx context.Context, d time.Duration) (outcome, error)
 	for i := range hs[1:] {
 		hs[0].Add(&hs[i+1])
 	}
-	q := func(q float64) float64 { return hs[0].Quantile(q).Seconds() }
-	return outcome{Ops: ops.Load(), Seconds: took.Seconds(), P50: q(0.5), P99: q(0.99), P999: q(0.999)}, nil
+	return timed(&hs[0], ops.Load(), took), nil
 }
 
 // runStream passes as many messages on one stream as took d the last time.
@@ -233,6 +237,42 @@ func (w *worker) runStream(ctx context.Context, d time.Duration) (outcome, error
 		w.rate = float64(out.Ops) / out.Seconds
 	}
 	return out, err
+}
+
+// runTurns passes one message after the other there and back, on a stream that stays open.
+func (w *worker) runTurns(ctx context.Context, d time.Duration) (outcome, error) {
+	if w.turn == nil {
+		var err error
+		if w.turn, err = w.client.Open(w.streams); err != nil {
+			return outcome{}, err
+		}
+	}
+	return timeEach(ctx, d, func(context.Context) (time.Duration, error) {
+		began := time.Now()
+		err := w.turn()
+		return time.Since(began), err
+	})
+}
+
+// timeEach does one thing after the other until d is over.
+func timeEach(ctx context.Context, d time.Duration, do func(context.Context) (time.Duration, error)) (outcome, error) {
+	var h stats.Histogram
+	began, n := time.Now(), int64(0)
+	for time.Since(began) < d || n == 0 {
+		took, err := do(ctx)
+		if err != nil {
+			return outcome{}, fmt.Errorf("after %d: %w", n, err)
+		}
+		h.Record(took)
+		n++
+	}
+	return timed(&h, n, time.Since(began)), nil
+}
+
+// timed is the outcome of n operations whose latencies are in h.
+func timed(h *stats.Histogram, n int64, took time.Duration) outcome {
+	q := func(q float64) float64 { return h.Quantile(q).Seconds() }
+	return outcome{Ops: n, Seconds: took.Seconds(), P50: q(0.5), P99: q(0.99), P999: q(0.999)}
 }
 
 func (w *worker) stream(ctx context.Context, n int) (outcome, error) {
@@ -297,7 +337,7 @@ func (w *worker) open(n int) error {
 	for i := range errs {
 		wg.Go(func() {
 			for left.Add(-1) >= 0 && errs[i] == nil {
-				errs[i] = w.client.Open(w.streams)
+				_, errs[i] = w.client.Open(w.streams)
 			}
 		})
 	}

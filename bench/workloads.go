@@ -15,7 +15,9 @@ const (
 	shapeCall shape = iota
 	shapeStream
 	shapePublish
-	shapeOpen // calls while streams are open
+	shapeOpen  // calls while streams are open
+	shapeTurns // one message at a time there and back, on one stream
+	shapeTimed // one event at a time
 )
 
 // A workload is done by its peers in each of its cells.
@@ -99,6 +101,16 @@ func streamPeers() []peer.Peer {
 	}
 }
 
+// bothWays are those that have streams in both directions: psrpc has no other ones.
+func bothWays() []peer.Peer { return slices.Insert(streamPeers(), 1, peer.PSRPC()) }
+
+func corePeers() []peer.Peer {
+	return []peer.Peer{
+		peer.RawCore(false), peer.RawCore(true), peer.WatermillCore(),
+		peer.MicroCore(1, false), peer.MicroCore(16, false), peer.MicroCore(1, true),
+	}
+}
+
 // workloads are all there are. The first peer of each is what others are set in
 // proportion to, where it is nats.go.
 func workloads() []*workload {
@@ -121,23 +133,33 @@ func workloads() []*workload {
 		{peer.Up, "messages of 256 B from client to server on one stream"},
 		{peer.Both, "messages of 256 B to the server and back on one stream, without waiting for each"},
 	} {
+		peers := streamPeers()
+		if kind.kind == peer.Both {
+			peers = bothWays()
+		}
 		ws = append(ws, &workload{
 			name: "stream-" + string(kind.kind), about: kind.about, unit: "messages", shape: shapeStream, kind: kind.kind,
-			peers: streamPeers(), cells: []cell{{}}, short: []cell{{}},
+			peers: peers, cells: []cell{{}}, short: []cell{{}},
 		})
 	}
 	return append(ws, &workload{
+		name: "stream-latency", about: "a message of 256 B to the server and back, one at a time, on a stream that is open", unit: "round trips", shape: shapeTurns,
+		peers: bothWays(), cells: []cell{{}}, short: []cell{{}},
+	}, &workload{
 		name: "events-core", about: "events of 256 B, at most once", unit: "events", shape: shapePublish,
-		peers: []peer.Peer{
-			peer.RawCore(false), peer.RawCore(true), peer.WatermillCore(),
-			peer.MicroCore(1, false), peer.MicroCore(16, false), peer.MicroCore(1, true),
-		},
-		cells: []cell{{}}, short: []cell{{}},
+		peers: corePeers(), cells: []cell{{}}, short: []cell{{}},
 	}, &workload{
 		name: "events-jetstream", about: "events of 256 B, stored in files and acknowledged, at least once", unit: "events", shape: shapePublish,
 		peers: []peer.Peer{
 			peer.RawJetStream(false), peer.RawJetStream(true), peer.WatermillJetStream(1), peer.WatermillJetStream(64), peer.MicroJetStream(),
 		},
+		cells: []cell{{}}, short: []cell{{}},
+	}, &workload{
+		name: "events-core-latency", about: "from publishing an event of 256 B to its handler, one at a time, at most once", unit: "events", shape: shapeTimed,
+		peers: corePeers(), cells: []cell{{}}, short: []cell{{}},
+	}, &workload{
+		name: "events-jetstream-latency", about: "the same, stored in files and acknowledged, at least once", unit: "events", shape: shapeTimed,
+		peers: []peer.Peer{peer.RawJetStream(false), peer.RawJetStream(true), peer.WatermillJetStream(1), peer.MicroJetStream()},
 		cells: []cell{{}}, short: []cell{{}},
 	}, &workload{
 		name: "services", about: "calls to all services of a process in turn", unit: "calls",

@@ -70,7 +70,13 @@ func (m *Message) headers(yield func(string, string) bool) {
 }
 
 func attribute(yield func(string, string) bool, name, value string) bool {
-	return value == "" || yield(name, encodeValue(value))
+	if value == "" {
+		return true
+	}
+	if !plain(value) {
+		value = encodeValue(value)
+	}
+	return yield(name, value)
 }
 
 // SetHeader takes what a header says of m, which is empty before the first one. Names
@@ -193,18 +199,19 @@ func formatTime(t time.Time) string {
 	var room [len(time.RFC3339Nano)]byte
 	b := append(room[:0], second.text...)
 	if n := uint32(t.Nanosecond()); n > 0 {
-		digits := fractionDigits
-		for n%10 == 0 {
-			n /= 10
-			digits--
-		}
 		var fraction [1 + fractionDigits]byte
 		fraction[0] = '.'
-		for i := digits; i > 0; i-- {
-			fraction[i] = byte('0' + n%10)
-			n /= 10
+		for i := fractionDigits; i > 1; i -= 2 { // two digits for each division
+			two := n % 100
+			n /= 100
+			fraction[i-1], fraction[i] = byte('0'+two/10), byte('0'+two%10)
 		}
-		b = append(b, fraction[:1+digits]...)
+		fraction[1] = byte('0' + n)
+		end := fractionDigits
+		for fraction[end] == '0' {
+			end--
+		}
+		b = append(b, fraction[:end+1]...)
 	}
 	return string(append(b, 'Z'))
 }
@@ -289,6 +296,40 @@ var mustEncode = func() (set [256]bool) {
 	return set
 }()
 
+// plain reports whether s has nothing of mustEncode. Most values have not, so it looks
+// at eight bytes at a time; the last eight may overlap those before.
+func plain(s string) bool {
+	if len(s) < 8 {
+		for i := 0; i < len(s); i++ {
+			if mustEncode[s[i]] {
+				return false
+			}
+		}
+		return true
+	}
+	for rest := s; len(rest) > 8; rest = rest[8:] {
+		if !plainWord(word(rest)) {
+			return false
+		}
+	}
+	return plainWord(word(s[len(s)-8:]))
+}
+
+// word is the first eight bytes of s.
+func word(s string) uint64 {
+	_ = s[7]
+	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+}
+
+// plainWord is plain for eight bytes: the highest bit of each stays clear in every term
+// where no byte is below 0x21, above 0x7e, a quote or a percent sign.
+func plainWord(w uint64) bool {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	quote, percent := w^'"'*ones, w^'%'*ones
+	return ((w-(' '+1)*ones)&^w|w|(w+ones)|(quote-ones)&^quote|(percent-ones)&^percent)&highs == 0
+}
+
 // encoded reports whether decodeValue may make something else of s.
 func encoded(s string) bool {
 	return s != "" && s[0] == '"' || strings.IndexByte(s, '%') >= 0
@@ -364,6 +405,9 @@ func lower(s string) string {
 
 // validText reports whether s may be an attribute: text without control characters.
 func validText(s string) bool {
+	if plain(s) {
+		return true
+	}
 	for i := 0; i < len(s); i++ {
 		if s[i] >= utf8.RuneSelf {
 			return validRunes(s)

@@ -190,3 +190,21 @@ func TestFormatTime(t *testing.T) {
 		}
 	}
 }
+
+func TestPlain(t *testing.T) {
+	for length := range 20 {
+		text := []byte(strings.Repeat("x", length))
+		if !plain(string(text)) {
+			t.Errorf("%q is not plain", text)
+		}
+		for i := range text {
+			for c := range 256 {
+				text[i] = byte(c)
+				if got, want := plain(string(text)), !mustEncode[c]; got != want {
+					t.Fatalf("plain(%q) is %t", text, got)
+				}
+			}
+			text[i] = '~'
+		}
+	}
+}

@@ -159,10 +159,10 @@ func dialConnect(s Setup, service func(int) string, streamService string, option
 			err := pass(kind, n, chatMessages(stream))
 			return errors.Join(err, stream.CloseResponse())
 		},
-		Open: func(ctx context.Context) error {
+		Open: func(ctx context.Context) (func() error, error) {
 			stream := chat.CallBidiStream(ctx)
 			context.AfterFunc(ctx, func() { _, _ = stream.CloseRequest(), stream.CloseResponse() }) // net/http does not while nothing is sent
-			return oneMessage(chatMessages(stream))
+			return turns(chatMessages(stream))
 		},
 		Close: transport.CloseIdleConnections,
 	}, nil

@@ -172,12 +172,12 @@ func dialDRPC(ctx context.Context, s Setup) (*Client, error) {
 			}
 			return errors.Join(pass(kind, n, m), stream.Close())
 		},
-		Open: func(ctx context.Context) error {
+		Open: func(ctx context.Context) (func() error, error) {
 			m, _, err := open(ctx, Both)
 			if err != nil {
-				return err
+				return nil, err
 			}
-			return oneMessage(m)
+			return turns(m)
 		},
 		Close: func() { _ = pool.Close() },
 	}, nil

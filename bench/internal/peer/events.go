@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strconv"
@@ -71,7 +72,7 @@ func events(name, about string, subscribe subscriber, publish publisher) Peer {
 				return nil, err
 			}
 			all.add(nc.Close)
-			t := &tally{nc: nc, subject: s.subject("arrived")}
+			t := &tally{nc: nc, subject: s.subject("arrived"), timed: s.Timed}
 			if err := errors.Join(subscribe(ctx, s, nc, t, &all), nc.Flush()); err != nil {
 				all.close()
 				return nil, err
@@ -88,7 +89,11 @@ func events(name, about string, subscribe subscriber, publish publisher) Peer {
 				return nil, err
 			}
 			c := &Client{Window: newWindow(), Close: nc.Close, Publishers: 1}
-			_, err = c.Window.follow(nc, s.subject("arrived"))
+			if s.Timed {
+				err = timeEvents(s, nc, event, c)
+			} else {
+				_, err = c.Window.follow(nc, s.subject("arrived"))
+			}
 			if err := errors.Join(err, publish(ctx, s, nc, event, c)); err != nil {
 				nc.Close()
 				return nil, err
@@ -98,10 +103,54 @@ func events(name, about string, subscribe subscriber, publish publisher) Peer {
 	}
 }
 
-// decode is what a subscriber does with an event.
+// timeEvents makes c.PublishTimed of c.Publish. Both processes are on one machine, so
+// that the time when an event was published can be told in it: it is in the first bytes of
+// its payload.
+func timeEvents(s Setup, nc *natsgo.Conn, event *eventv1.Sampled, c *Client) error {
+	ages := make(chan int64, 1)
+	if _, err := nc.Subscribe(s.subject("arrived"), func(m *natsgo.Msg) {
+		age, err := strconv.ParseInt(string(m.Data), 10, 64)
+		if err != nil {
+			return // the event's turn ends without an age
+		}
+		select {
+		case ages <- age:
+		default: // of an event that nobody waits for any more
+		}
+	}); err != nil {
+		return err
+	}
+	c.PublishTimed = func(ctx context.Context) (time.Duration, error) {
+		binary.LittleEndian.PutUint64(event.Payload, uint64(time.Now().UnixNano()))
+		if err := c.Publish(ctx); err != nil {
+			return 0, err
+		}
+		select {
+		case age := <-ages:
+			return time.Duration(age), nil
+		case <-ctx.Done():
+			return 0, fmt.Errorf("an event has not arrived: %w", ctx.Err())
+		}
+	}
+	return nc.Flush()
+}
+
+// handle is what a subscriber does with an event.
+func handle(event *eventv1.Sampled, t *tally) {
+	if !t.timed {
+		t.add()
+		return
+	}
+	if p := event.GetPayload(); len(p) >= 8 {
+		t.tell(max(time.Now().UnixNano()-int64(binary.LittleEndian.Uint64(p)), 0))
+	}
+}
+
+// decode is what a subscriber does with the bytes of an event.
 func decode(body []byte, t *tally) error {
-	err := proto.Unmarshal(body, new(eventv1.Sampled))
-	t.add()
+	event := new(eventv1.Sampled)
+	err := proto.Unmarshal(body, event)
+	handle(event, t)
 	return err
 }
 
@@ -173,8 +222,8 @@ func MicroCore(concurrency int, bare bool) Peer {
 func subscribeMicro(ctx context.Context, s Setup, b broker.Broker, t *tally, all *closers, opts ...broker.SubscribeOption) error {
 	all.add(func() { closeBroker(b) })
 	_, err := eventv1micro.SampledTopic.Subscribe(ctx, b, eventv1micro.SampledFilter{Site: s.Space},
-		func(context.Context, *eventv1.Sampled, *broker.Message) error {
-			t.add()
+		func(_ context.Context, event *eventv1.Sampled, _ *broker.Message) error {
+			handle(event, t)
 			return nil
 		}, opts...)
 	return err

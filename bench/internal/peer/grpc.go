@@ -131,12 +131,12 @@ func dialGRPC(_ context.Context, s Setup) (*Client, error) {
 			}
 			return pass(kind, n, messages{send: stream.SendMsg, closeSend: stream.CloseSend, recv: stream.RecvMsg})
 		},
-		Open: func(ctx context.Context) error {
+		Open: func(ctx context.Context) (func() error, error) {
 			stream, err := open(ctx, Both)
 			if err != nil {
-				return err
+				return nil, err
 			}
-			return oneMessage(messages{send: stream.SendMsg, recv: stream.RecvMsg})
+			return turns(messages{send: stream.SendMsg, recv: stream.RecvMsg})
 		},
 		Close: func() { _ = conn.Close() },
 	}, nil

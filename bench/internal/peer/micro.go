@@ -295,13 +295,13 @@ func dialWith(s Setup, enc codec.Codec, t transport.Transport, stop func()) (*Cl
 			return check(s, res)
 		},
 		Stream: func(ctx context.Context, kind Kind, n int) error { return microStream(ctx, streams, kind, n) },
-		Open: func(ctx context.Context) error {
+		Open: func(ctx context.Context) (func() error, error) {
 			stream, err := streams.Chat(ctx)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			context.AfterFunc(ctx, func() { _ = stream.Close() })
-			return oneMessage(microMessages(stream))
+			return turns(microMessages(stream))
 		},
 		Close: func() { _ = c.Close(); stop() },
 	}, nil

@@ -28,6 +28,9 @@ type Setup struct {
 	Callers int
 	// Services are served by each server, Instances of them by its process. At least 1.
 	Services, Instances int
+	// Timed events carry the time when they are published, and the subscriber answers each
+	// one with its age.
+	Timed bool `json:",omitempty"`
 }
 
 // A Kind is a direction of streams.
@@ -67,12 +70,18 @@ type Client struct {
 	// Stream opens one stream, passes n messages on it, a multiple of [Batch], and
 	// closes it.
 	Stream func(ctx context.Context, kind Kind, n int) error
-	// Open opens a stream on which nothing happens until Close.
-	Open func(ctx context.Context) error
+	// Open opens a stream of [Both] and passes one message there and back, so that both
+	// sides have it. Nothing happens on it until ctx ends or Close, unless turn is called:
+	// each time, one message goes there and back.
+	Open func(ctx context.Context) (turn func() error, err error)
 
 	// Publish hands over one event. Where Publishers is more than 1, it is safe for
 	// that many goroutines.
 	Publish func(ctx context.Context) error
+	// PublishTimed publishes one event, waits until it has been handled, and returns how
+	// long that took from before it was published to the handler's first line. It is nil
+	// unless the Setup is Timed. One goroutine at a time calls it.
+	PublishTimed func(ctx context.Context) (time.Duration, error)
 	// Publishers are how many goroutines publish: a divisor of [Batch].
 	Publishers int
 	// Flush returns when all events have left.

@@ -170,6 +170,24 @@ func dialRaw(_ context.Context, s Setup) (*Client, error) {
 			}
 			return rawChat(ctx, nc, s.subject("chat"), n, body)
 		},
+		Open: func(ctx context.Context) (func() error, error) {
+			inbox := nc.NewInbox()
+			sub, err := nc.SubscribeSync(inbox)
+			if err != nil {
+				return nil, err
+			}
+			turn := func() error {
+				if err := nc.PublishRequest(s.subject("chat"), inbox, body); err != nil {
+					return err
+				}
+				m, err := sub.NextMsgWithContext(ctx)
+				if err != nil {
+					return err
+				}
+				return checkSize(len(body), len(m.Data))
+			}
+			return turn, turn()
+		},
 		Close: nc.Close,
 	}, nil
 }

@@ -80,10 +80,14 @@ func drain(n int, recv func() error) error {
 	}
 }
 
-// oneMessage goes there and back, so that both sides have the stream.
-func oneMessage(m messages) error {
-	if err := m.send(&echov1.ChatRequest{Body: streamBody()}); err != nil {
-		return err
+// turns is what Client.Open returns, after the first turn.
+func turns(m messages) (turn func() error, err error) {
+	req := &echov1.ChatRequest{Body: streamBody()}
+	turn = func() error {
+		if err := m.send(req); err != nil {
+			return err
+		}
+		return m.recv(new(echov1.ChatResponse))
 	}
-	return m.recv(new(echov1.ChatResponse))
+	return turn, turn()
 }

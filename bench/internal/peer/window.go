@@ -36,7 +36,12 @@ func (w *Window) follow(nc *natsgo.Conn, subject string) (*natsgo.Subscription, 
 	return sub, nc.Flush()
 }
 
+// set takes one number, which may be told later than a larger one where several handlers
+// count. One goroutine at a time calls it.
 func (w *Window) set(n int64) {
+	if n <= w.arrived.Load() {
+		return
+	}
 	w.arrived.Store(n)
 	select {
 	case w.more <- struct{}{}:
@@ -69,11 +74,14 @@ type tally struct {
 	nc      *natsgo.Conn
 	subject string
 	got     atomic.Int64
+	timed   bool // each event is answered with its age
 }
 
 func (t *tally) add() {
 	if n := t.got.Add(1); n%Batch == 0 {
-		// Where this fails, the publisher says how far it came.
-		_ = t.nc.Publish(t.subject, strconv.AppendInt(nil, n, 10))
+		t.tell(n)
 	}
 }
+
+// tell sends a number to the publisher, who says how far it came where this fails.
+func (t *tally) tell(n int64) { _ = t.nc.Publish(t.subject, strconv.AppendInt(nil, n, 10)) }

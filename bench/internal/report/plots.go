@@ -99,6 +99,13 @@ func Plots(r *Report) (plots []Plot) {
 		rateBars("events-core", "events"), rateBars("events-jetstream", "events"),
 		cpuBars("events-core", 0, 0), cpuBars("events-jetstream", 0, 0),
 	})
+	var latencies []barMetric
+	for _, m := range []metric{p50Of, p99Of} {
+		for _, w := range []string{"stream-latency", "events-core-latency", "events-jetstream-latency"} {
+			latencies = append(latencies, latencyBars(w, m))
+		}
+	}
+	d.bars("latency", "One message of 256 B at a time: there and back on a stream, and from publishing to the handler", latencies)
 	d.growth("services", "Calls to the services of one process", "services", func(r Result) int { return r.Services },
 		rateOf("calls"), p99Of, cpuOf, serverLiveOf)
 	d.growth("instances", "Calls to the instances of a service", "instances", func(r Result) int { return r.Instances },
@@ -224,6 +231,11 @@ type barMetric struct {
 func rateBars(workload, unit string) barMetric {
 	return barMetric{workload, workload, 0, 0, unit + " a second", []part{{"", green}},
 		func(r Result) []float64 { return []float64{r.Median.Rate} }}
+}
+
+func latencyBars(workload string, m metric) barMetric {
+	return barMetric{workload, workload, 0, 0, m.label, []part{{"", green}},
+		func(r Result) []float64 { return []float64{m.of(r)} }}
 }
 
 func cpuBars(workload string, payload, callers int) barMetric {

@@ -86,7 +86,9 @@ func (s *coreSubscription) start(ctx context.Context) error {
 // engine, nats.go holds what comes.
 func (s *coreSubscription) receive(m *natsgo.Msg) {
 	d := &delivery.Delivery{Settler: s}
-	d.Invalid = read(&d.Message, m)
+	if err := read(&d.Message, m); err != nil {
+		d.Refuse(err)
+	}
 	d.Message.Attempt = 1
 	s.engine.Deliver(d)
 }

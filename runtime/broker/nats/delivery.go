@@ -84,7 +84,9 @@ const headerPin = "Nats-Pin-Id"
 func newReceived(r *reader, m *natsgo.Msg, at place) *received {
 	d := &received{reply: m.Reply, place: at, reader: r}
 	d.Settler = d
-	d.Invalid = read(&d.Message, m)
+	if err := read(&d.Message, m); err != nil {
+		d.Refuse(err)
+	}
 	d.Message.Attempt, d.Message.Sequence = at.attempt, at.sequence
 	if r.pinned && m.Header != nil {
 		d.pin = m.Header.Get(headerPin)

@@ -16,11 +16,28 @@ type Context struct {
 	deadline time.Time
 	values   Valuer // of its own, before its parent's; nil for none
 
-	mu     sync.Mutex
-	ended  bool // by Cancel
+	mu  sync.Mutex
+	end *end // nil before Cancel and Done
+}
+
+// An end is what most contexts have only when their call is over. It is under the
+// context's lock.
+type end struct {
+	over   bool // by Cancel
 	cause  error
 	inner  context.Context // made by the first Done, and asked for everything then
 	cancel context.CancelCauseFunc
+}
+
+// cancelled is the end of a context that nobody has waited for. It stays as it is.
+var cancelled = &end{over: true}
+
+// waited is the inner context, nil where there is none; c.mu is held.
+func (c *Context) waited() context.Context {
+	if c.end == nil {
+		return nil
+	}
+	return c.end.inner
 }
 
 var _ context.Context = (*Context)(nil)
@@ -47,7 +64,7 @@ func (c *Context) InitValues(parent context.Context, deadline time.Time, values 
 func (c *Context) Narrow(deadline time.Time, values Valuer) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.inner != nil || c.values != nil || !c.deadline.IsZero() {
+	if c.waited() != nil || c.values != nil || !c.deadline.IsZero() {
 		return false
 	}
 	c.deadline, c.values = deadline, values
@@ -59,12 +76,14 @@ func (c *Context) Narrow(deadline time.Time, values Valuer) bool {
 func (c *Context) Cancel(cause error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ended {
-		return
-	}
-	c.ended, c.cause = true, cause
-	if c.inner != nil {
-		c.cancel(cause)
+	switch {
+	case c.end == nil && cause == nil:
+		c.end = cancelled
+	case c.end == nil:
+		c.end = &end{over: true, cause: cause}
+	case !c.end.over: // it has been waited for
+		c.end.over, c.end.cause = true, cause
+		c.end.cancel(cause)
 	}
 }
 
@@ -72,7 +91,10 @@ func (c *Context) Cancel(cause error) {
 func (c *Context) Cause() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.cause
+	if c.end == nil {
+		return nil
+	}
+	return c.end.cause
 }
 
 // Deadline implements [context.Context].
@@ -92,19 +114,24 @@ func (c *Context) Done() <-chan struct{} {
 
 // made is the inner context, for which c.mu is held.
 func (c *Context) made() context.Context {
-	if c.inner != nil {
-		return c.inner
+	if inner := c.waited(); inner != nil {
+		return inner
 	}
-	c.inner, c.cancel = context.WithCancelCause(c.parent)
+	var e end
+	if c.end != nil {
+		e = *c.end
+	}
+	e.inner, e.cancel = context.WithCancelCause(c.parent)
 	if !c.deadline.IsZero() {
-		cancel := c.cancel
-		inner, stop := context.WithDeadline(c.inner, c.deadline)
-		c.inner, c.cancel = inner, func(cause error) { cancel(cause); stop() }
+		cancel := e.cancel
+		inner, stop := context.WithDeadline(e.inner, c.deadline)
+		e.inner, e.cancel = inner, func(cause error) { cancel(cause); stop() }
 	}
-	if c.ended {
-		c.cancel(c.cause)
+	if e.over {
+		e.cancel(e.cause)
 	}
-	return c.inner
+	c.end = &e
+	return e.inner
 }
 
 // Bounds are what ends ctx, for the goroutine that would cancel it and can wait for a time
@@ -118,7 +145,7 @@ func Bounds(ctx context.Context) (ended <-chan struct{}, deadline time.Time, laz
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.inner != nil || c.ended {
+	if c.end != nil {
 		return c.made().Done(), time.Time{}, false
 	}
 	return c.parent.Done(), c.deadline, true
@@ -133,7 +160,7 @@ func GivenUp(ctx context.Context) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.inner != nil || c.ended {
+	if c.end != nil {
 		return c.made().Err()
 	}
 	return c.parent.Err()
@@ -144,9 +171,9 @@ func (c *Context) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case c.inner != nil:
-		return c.inner.Err()
-	case c.ended:
+	case c.waited() != nil:
+		return c.end.inner.Err()
+	case c.end != nil:
 		return context.Canceled
 	}
 	if c.parent.Err() != nil || !c.deadline.IsZero() && !time.Now().Before(c.deadline) {
@@ -165,10 +192,10 @@ func (c *Context) Value(key any) any {
 		}
 	}
 	c.mu.Lock()
-	if c.ended {
-		c.made()
+	var inner context.Context
+	if c.end != nil {
+		inner = c.made()
 	}
-	inner := c.inner
 	c.mu.Unlock()
 	if inner != nil {
 		return inner.Value(key)

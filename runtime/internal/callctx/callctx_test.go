@@ -198,7 +198,7 @@ func TestBounds(t *testing.T) {
 		if ended != parent.Done() || !at.Equal(deadline) || !lazy || GivenUp(&c) != nil {
 			t.Errorf("%v, %v, %v, %v", ended, at, lazy, GivenUp(&c))
 		}
-		if c.inner != nil {
+		if c.waited() != nil {
 			t.Error("a context was made")
 		}
 		time.Sleep(time.Minute)

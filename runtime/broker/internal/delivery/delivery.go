@@ -39,9 +39,6 @@ type Delivery struct {
 	// Message has its Topic, Attempt and Sequence set. It is the first attempt's
 	// handler's, which may keep and change it.
 	Message broker.Message
-	// Invalid is why the message is no event, from its headers: it is given up, and
-	// the handler is not called.
-	Invalid error
 	// Settler is that of the last delivery of the message.
 	Settler Settler
 
@@ -57,8 +54,13 @@ type Delivery struct {
 	ctx callctx.Context // of the first attempt
 }
 
+// Refuse says why the message is no event, before it is delivered: it is given up, and the
+// handler is not called.
+func (d *Delivery) Refuse(why error) { d.rest = &rest{invalid: why} }
+
 // A rest is what most deliveries do without.
 type rest struct {
+	invalid     error
 	place                       // in the engine's order, if it has one
 	timer       *time.Timer     // of a local retry, under the engine's lock
 	unsucceeded *broker.Message // as it came, with a count of its own, for the next attempt

@@ -175,7 +175,7 @@ func TestOutcomes(t *testing.T) {
 			"delivered 20 times, with MaxAttempts 3, and no outcome was recorded: processes or connections ended before, or the dead letter could not be stored"},
 		{"no redelivery", Config{}, fail(errFailure), nil, "ack at 0s", "failure"},
 		{"permanent", Config{Redelivers: true}, fail(fmt.Errorf("so: %w", broker.Permanent(errFailure))), nil, "ack at 0s", "so: failure"},
-		{"invalid", Config{Redelivers: true}, fail(nil), func(d *Delivery) { d.Invalid = errFailure }, "ack at 0s", "failure"},
+		{"invalid", Config{Redelivers: true}, fail(nil), func(d *Delivery) { d.Refuse(errFailure) }, "ack at 0s", "failure"},
 		{"panic", Config{Redelivers: true}, func(context.Context, *broker.Message) error { panic("oh") }, nil, "retry 1s at 0s", ""},
 		{"last panic", Config{Redelivers: true}, func(context.Context, *broker.Message) error { panic("oh") }, attempt(3), "ack at 0s", "the handler panicked: oh"},
 		{"the goroutine ends", Config{}, func(context.Context, *broker.Message) error { runtime.Goexit(); return nil }, nil, "ack at 0s",

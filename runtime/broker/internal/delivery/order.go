@@ -51,7 +51,10 @@ func (o *order) again(d *Delivery) (outcome, bool) {
 
 // push reports whether the delivery is the first of its key.
 func (o *order) push(d *Delivery) bool {
-	d.rest = &rest{place: place{key: d.Message.Key, sequence: d.Message.Sequence}}
+	if d.rest == nil {
+		d.rest = new(rest)
+	}
+	d.rest.place = place{key: d.Message.Key, sequence: d.Message.Sequence}
 	p := &d.rest.place
 	if p.sequence > 0 {
 		o.held[p.sequence] = d

@@ -128,8 +128,8 @@ func (d *Delivery) run() bool {
 
 // hopeless is why the message is to be given up without an attempt, or nil.
 func (d *Delivery) hopeless() error {
-	if d.Invalid != nil {
-		return d.Invalid
+	if d.rest != nil && d.rest.invalid != nil {
+		return d.rest.invalid
 	}
 	m := d.message()
 	if limit := d.engine.cfg.Subscribe.MaxAttempts; m.Attempt > limit+extraDeliveries {
