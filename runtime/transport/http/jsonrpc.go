@@ -79,9 +79,9 @@ func (l *listener) serveJSONRPC(w nethttp.ResponseWriter, r *nethttp.Request) {
 		l.writeAnswer(w, jsonerror.Answer(body, refused))
 		return
 	}
-	a, ok := l.call(transport.WithPeer(r.Context(), peerOf(r)), transport.Message{Header: jsonrpcHeader, Body: frame})
+	a, err := l.call(transport.WithPeer(r.Context(), peerOf(r)), transport.Message{Header: jsonrpcHeader, Body: frame})
 	switch {
-	case !ok: // nobody is there to hear of it
+	case err != nil: // nobody is there to hear of it
 	case a.refusal != nil:
 		l.writeAnswer(w, jsonerror.Answer(body, status.New(a.refusal.Code, a.refusal.Message)))
 	default:
