@@ -6,6 +6,7 @@ import (
 	"io"
 	nethttp "net/http"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -59,8 +60,10 @@ func (l *listener) serveCall(w nethttp.ResponseWriter, r *nethttp.Request) {
 		putRefusal(w, *a.refusal)
 		return
 	}
-	w.Header().Set("Content-Type", typeMessage)
-	putHeader(w.Header(), a.message.Header)
+	h := w.Header()
+	h[headerContentType] = onlyMessage
+	h[headerContentLength] = []string{strconv.Itoa(len(a.message.Body))}
+	putHeader(h, a.message.Header)
 	if _, err := w.Write(a.message.Body); err == nil { // a client that misses it says so
 		a.place.free()
 	}

@@ -27,10 +27,11 @@ const maxConnectTimeout = 9_999_999_999 * time.Millisecond
 // callPlain makes a call of Connect.
 func (c *foreignConn) callPlain(ctx context.Context, enc *encoding, req *codec.Request) (transport.Message, error) {
 	var a attempt
-	// The body may still be read when the call has ended, and is the caller's.
-	r, err := nethttp.NewRequestWithContext(a.follow(ctx), nethttp.MethodPost, c.base+"/"+req.Procedure, bytes.NewReader(bytes.Clone(req.Payload)))
+	body := lent{b: req.Payload}
+	defer body.end()
+	r, err := c.request(a.trace(ctx), "/"+req.Procedure, &body)
 	if err != nil {
-		return transport.Message{}, status.Errorf(status.Internal, "%s: %v", c.addr, err).WithCause(transport.ErrNotStarted)
+		return transport.Message{}, err
 	}
 	toHeader(r.Header, req.Metadata)
 	r.Header[headerContentType] = enc.contentType

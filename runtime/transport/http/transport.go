@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	nethttp "net/http"
+	"net/url"
 	"sync"
 	"time"
 
@@ -316,7 +317,10 @@ func (t *Transport) Dial(ctx context.Context, addr transport.Address) (transport
 	if err != nil {
 		return nil, err
 	}
-	base := t.Scheme() + "://" + host
+	base, err := url.Parse(t.Scheme() + "://" + host)
+	if err != nil {
+		return nil, status.Errorf(status.InvalidArgument, "dial: %s: %v", addr, err).WithCause(transport.ErrNotStarted)
+	}
 	if t.cfg.Protocol == Native {
 		return &conn{peer{transport: t, addr: addr, base: base}}, nil
 	}
