@@ -8,18 +8,18 @@ import (
 )
 
 // A frameConn is a connection of HTTP/2 without TLS that has the header of a request or
-// of a response leave together with what follows. net/http writes a header by itself
-// although the body is there, which costs both sides a system call and a wake-up. What
-// is written in another protocol passes through as it is.
+// of a response leave together with what follows, and the frames of a large body several
+// at once. net/http writes each by itself, which costs both sides a system call and a
+// wake-up. What is written in another protocol passes through as it is.
 //
-// A header that nothing follows leaves after holdTime.
+// What nothing follows leaves after holdTime.
 type frameConn struct {
 	net.Conn
 	in *bufio.Reader // nil where net/http has one
 
 	mu     sync.Mutex
 	frames frames
-	held   []byte
+	held   *[]byte   // nil for nothing
 	since  time.Time // when the latest was held back
 	timer  *time.Timer
 	armed  bool
@@ -30,10 +30,20 @@ type frameConn struct {
 const (
 	// holdTime is for a header that has no body at once, as that of a stream may not.
 	holdTime = 2 * time.Millisecond
-	// maxHeld bounds what is held back, maxJoin what is copied to be written at once.
-	maxHeld = 4 << 10
-	maxJoin = 8 << 10
+	// maxHeld bounds what is held back and written at once: four large frames, and what
+	// goes before and behind them.
+	maxHeld = 4*(frameHeader+fullFrame) + 4<<10
 )
+
+// holds are used again and again: a connection that is idle has none. Most calls are small.
+var smallHolds, holds = holdsOf(4 << 10), holdsOf(maxHeld)
+
+func holdsOf(size int) *sync.Pool {
+	return &sync.Pool{New: func() any {
+		b := make([]byte, 0, size)
+		return &b
+	}}
+}
 
 // dialled and accepted make one of a connection that is new.
 func dialled(c net.Conn) net.Conn {
@@ -64,8 +74,8 @@ func (c *frameConn) Write(p []byte) (int, error) {
 		return 0, c.err
 	}
 	before := c.frames
-	if c.frames.follow(p) && len(c.held)+len(p) <= maxHeld {
-		c.held = append(c.held, p...)
+	if c.frames.follow(p) && c.room() >= len(p) {
+		c.hold(p)
 		c.since = time.Now()
 		c.arm(holdTime)
 		return len(p), nil
@@ -78,28 +88,58 @@ func (c *frameConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// room is for how much more may be held back.
+func (c *frameConn) room() int {
+	if c.held == nil {
+		return maxHeld
+	}
+	return maxHeld - len(*c.held)
+}
+
+func (c *frameConn) hold(p []byte) {
+	if c.held == nil {
+		c.held = smallHolds.Get().(*[]byte)
+	}
+	if small := c.held; len(*small)+len(p) > cap(*small) {
+		c.held = holds.Get().(*[]byte)
+		*c.held = append(*c.held, *small...)
+		release(small)
+	}
+	*c.held = append(*c.held, p...)
+}
+
+func release(b *[]byte) {
+	*b = (*b)[:0]
+	if cap(*b) == maxHeld {
+		holds.Put(b)
+		return
+	}
+	smallHolds.Put(b)
+}
+
 // flush writes what is held back and p, and returns how much of p was written.
 func (c *frameConn) flush(p []byte) (int, error) {
-	if len(c.held) == 0 {
+	if c.held == nil {
 		return c.Conn.Write(p)
 	}
-	held := len(c.held)
+	held := len(*c.held)
 	var n int
 	var err error
-	if held+len(p) <= maxJoin {
-		c.held = append(c.held, p...)
-		n, err = c.Conn.Write(c.held)
+	if len(p) <= c.room() {
+		c.hold(p)
+		n, err = c.Conn.Write(*c.held)
 	} else {
-		both := net.Buffers{c.held, p}
+		both := net.Buffers{*c.held, p}
 		var m int64
 		m, err = both.WriteTo(c.Conn)
 		n = int(m)
 	}
+	release(c.held)
+	c.held = nil
 	if n < held {
 		c.err = err // there is no going on
 		return 0, err
 	}
-	c.held = c.held[:0]
 	return n - held, err
 }
 
@@ -121,7 +161,7 @@ func (c *frameConn) look() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.armed = false
-	if len(c.held) == 0 || c.closed {
+	if c.held == nil || c.closed {
 		return
 	}
 	if left := holdTime - time.Since(c.since); left > 0 {
@@ -157,6 +197,8 @@ func (c *frameConn) CloseWrite() error {
 // Frames of HTTP/2 (RFC 9113, 4.1).
 const (
 	frameHeader   = 9
+	fullFrame     = 16 << 10 // the largest, unless a peer takes larger ones
+	typeData      = 0
 	typeHeaders   = 1
 	typeSettings  = 4
 	flagEndStream = 1
@@ -168,30 +210,45 @@ type frames struct {
 	rest  int // bytes of the frame under way that are to come
 	begin [frameHeader]byte
 	n     int // bytes of begin that are there
+	size  int // of the latest frame
 	first bool
 	alien bool // this is not HTTP/2
 }
 
-// follow reports whether p, which comes next, ends with a header that something follows.
+// follow reports whether something follows p, which comes next: the rest of its last frame,
+// the body of the request or response whose header it ends with, or most likely, behind a
+// full frame, more of a body.
 func (f *frames) follow(p []byte) bool {
 	for !f.alien {
 		n := min(f.rest, len(p))
 		f.rest -= n
 		p = p[n:]
-		if f.rest > 0 || len(p) == 0 {
+		if len(p) == 0 {
 			break
 		}
 		n = copy(f.begin[f.n:], p)
 		f.n += n
 		p = p[n:]
 		if f.n < frameHeader {
-			return false
+			break
 		}
 		f.n = 0
-		f.rest = int(f.begin[0])<<16 | int(f.begin[1])<<8 | int(f.begin[2])
+		f.size = int(f.begin[0])<<16 | int(f.begin[1])<<8 | int(f.begin[2])
+		f.rest = f.size
 		if !f.first {
 			f.first, f.alien = true, f.begin[3] != typeSettings // which is always the first
 		}
 	}
-	return !f.alien && f.rest == 0 && f.begin[3] == typeHeaders && f.begin[4]&(flagEndStream|flagEndHeader) == flagEndHeader
+	kind, flags := f.begin[3], f.begin[4]
+	switch {
+	case f.alien:
+		return false
+	case f.rest > 0 || f.n > 0:
+		return true
+	case kind == typeHeaders:
+		return flags&(flagEndStream|flagEndHeader) == flagEndHeader
+	case kind == typeData:
+		return flags&flagEndStream == 0 && f.size >= fullFrame
+	}
+	return false
 }

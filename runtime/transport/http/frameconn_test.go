@@ -60,7 +60,6 @@ func frame(kind, flags byte, size int) []byte {
 }
 
 const (
-	typeData = 0
 	typePing = 6
 )
 
@@ -74,6 +73,7 @@ func write(t *testing.T, c net.Conn, p []byte) {
 // TestJoined has a header wait for what follows, and for no longer than holdTime.
 func TestJoined(t *testing.T) {
 	settings, header := frame(typeSettings, 0, 6), frame(typeHeaders, flagEndHeader, 20)
+	full := frame(typeData, 0, fullFrame)
 	for _, tt := range []struct {
 		name   string
 		writes [][]byte
@@ -82,7 +82,11 @@ func TestJoined(t *testing.T) {
 	}{
 		{"a header and its body", [][]byte{header, frame(typeData, flagEndStream, 5)}, 1, 0},
 		{"a header and a large body", [][]byte{header, frame(typeData, 0, 5<<10), frame(typeData, flagEndStream, 0)}, 2, 0},
-		{"a header and a body that is too large to be copied", [][]byte{header, frame(typeData, 0, maxJoin)}, 2, 0},
+		{"a header and a body that is too large to be copied", [][]byte{header, frame(typeData, 0, maxHeld)}, 2, 0},
+		{"full frames", [][]byte{header, full, full, full, full, frame(typeData, flagEndStream, 3)}, 1, 0},
+		{"more full frames", [][]byte{header, full, full, full, full, full, frame(typeData, flagEndStream, 3)}, 3, 0},
+		{"a full frame alone", [][]byte{header, full}, 0, 1},
+		{"a full frame at the end", [][]byte{header, frame(typeData, flagEndStream, fullFrame)}, 1, 0},
 		{"a header alone", [][]byte{header}, 0, 1},
 		{"two headers", [][]byte{header, header}, 0, 1},
 		{"a header and another frame", [][]byte{header, frame(typePing, 0, 8)}, 1, 0},
@@ -90,7 +94,8 @@ func TestJoined(t *testing.T) {
 		{"a header in two frames", [][]byte{frame(typeHeaders, 0, 20)}, 1, 0},
 		{"a header of many", [][]byte{frame(typeHeaders, flagEndHeader, maxHeld)}, 1, 0},
 		{"a header behind another frame", [][]byte{append(frame(typePing, 0, 8), header...), frame(typeData, 0, 1)}, 1, 0},
-		{"a header in pieces", [][]byte{header[:5], header[5:12], header[12:], frame(typeData, 0, 1)}, 3, 0},
+		{"a header in pieces", [][]byte{header[:5], header[5:12], header[12:], frame(typeData, 0, 1)}, 1, 0},
+		{"a part of a header", [][]byte{header[:12]}, 0, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

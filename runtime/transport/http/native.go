@@ -64,9 +64,23 @@ func (l *listener) serveCall(w nethttp.ResponseWriter, r *nethttp.Request) {
 	h[headerContentType] = onlyMessage
 	h[headerContentLength] = []string{strconv.Itoa(len(a.message.Body))}
 	putHeader(h, a.message.Header)
-	if _, err := w.Write(a.message.Body); err == nil { // a client that misses it says so
+	if err := writeBody(w, a.message.Body); err == nil { // a client that misses it says so
 		a.place.free()
 	}
+}
+
+// writeBody writes all that a response has. net/http keeps a small rest until the handler
+// returns, and the end of the response goes with it.
+func writeBody(w io.Writer, b []byte) error {
+	const keeps = 4 << 10
+	if rest := len(b) % fullFrame; len(b) > fullFrame && rest <= keeps {
+		if _, err := w.Write(b[:len(b)-rest]); err != nil {
+			return err
+		}
+		b = b[len(b)-rest:]
+	}
+	_, err := w.Write(b)
+	return err
 }
 
 // readBody reads the body of a call's request.

@@ -138,7 +138,7 @@ func (l *listener) servePlainUnary(w nethttp.ResponseWriter, r *nethttp.Request,
 		payload = p.plain.zipped.Bytes()
 	}
 	h[headerContentLength] = []string{strconv.Itoa(len(payload))}
-	if _, err := w.Write(payload); err == nil { // a client that misses it says so
+	if err := writeBody(w, payload); err == nil { // a client that misses it says so
 		a.place.free() // after an error, net/http may still be at it
 	}
 }
