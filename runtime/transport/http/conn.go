@@ -89,6 +89,9 @@ func (p *peer) failure(ctx context.Context, a *attempt, err error) *status.Error
 	return e
 }
 
+// Recycle implements [transport.Recycler].
+func (p *peer) Recycle(m transport.Message) { recycle(m.Body) }
+
 // A conn speaks the native protocol.
 type conn struct {
 	peer

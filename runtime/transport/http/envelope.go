@@ -62,7 +62,13 @@ func (e *encoding) response(res *codec.Response, payload []byte) ([]byte, error)
 }
 
 // room is for a frame with n bytes of what is known, and an envelope without metadata.
-func room(n int) []byte { return make([]byte, 0, n+64) }
+func room(n int) []byte {
+	n += 64
+	if b := recycled(int64(n)); cap(b) >= n {
+		return b
+	}
+	return make([]byte, 0, n)
+}
 
 // encoded is a message that encodes as the bytes given: to protobuf, they are fields
 // that the message does not know.

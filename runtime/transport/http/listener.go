@@ -220,6 +220,9 @@ func (l *listener) Refuse(to *place, r serving.Refusal) error {
 	return nil
 }
 
+// Recycle implements [transport.Recycler].
+func (l *listener) Recycle(m transport.Message) { recycle(m.Body) }
+
 // check refuses a message that is not to be sent.
 func check(what string, m transport.Message, limit int) error {
 	if m.Header != nil {

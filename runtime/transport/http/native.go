@@ -109,13 +109,48 @@ const trusted = 128 << 10
 // readAll reads a body of a length that is known or, with -1, is not. Beyond what is
 // trusted, memory is taken for what comes and not for what is announced.
 func readAll(r io.Reader, length int64, limit, trusted int) ([]byte, error) {
-	return new(scratch).read(r, length, limit, trusted)
+	s := scratch{b: recycled(length)}
+	return s.read(r, length, limit, trusted)
 }
+
+// leastRecycled is how large a body is whose memory is worth being used again.
+const leastRecycled = 4 << 10
+
+// recycled is memory for a body that has an owner, nil for none that fits.
+func recycled(length int64) []byte {
+	if length < leastRecycled {
+		return nil
+	}
+	s := bodies.Get().(*scratch)
+	b := s.b
+	if s.b = nil; int64(cap(b)) > 4*length { // of which too much were kept
+		s.b, b = b, nil
+		bodies.Put(s)
+		return nil
+	}
+	shells.Put(s)
+	return b[:0]
+}
+
+// recycle has the memory of a body that nobody refers to any more.
+func recycle(b []byte) {
+	if cap(b) < leastRecycled || cap(b) > keepBody {
+		return
+	}
+	s := shells.Get().(*scratch)
+	s.b = b
+	bodies.Put(s)
+}
+
+// bodies have memory, shells none.
+var bodies, shells = newScratches(), newScratches()
+
+func newScratches() *sync.Pool { return &sync.Pool{New: func() any { return new(scratch) }} }
 
 // A scratch is memory for a body that is not kept.
 type scratch struct{ b []byte }
 
-var scratches = sync.Pool{New: func() any { return new(scratch) }}
+var scratches = newScratches()
 
 // free gives it back, with what was read.
 func (s *scratch) free() {
