@@ -19,6 +19,7 @@ type frameConn struct {
 
 	mu     sync.Mutex
 	frames frames
+	before frames    // the latest Write
 	held   *[]byte   // nil for nothing
 	since  time.Time // when the latest was held back
 	timer  *time.Timer
@@ -66,26 +67,72 @@ func (c *frameConn) Read(p []byte) (int, error) {
 	return c.in.Read(p)
 }
 
-// Write implements [net.Conn].
-func (c *frameConn) Write(p []byte) (int, error) {
+// Write implements [net.Conn]. net/http writes on goroutines of small stacks, so what
+// writes for it has no more below it than need be.
+func (c *frameConn) Write(p []byte) (n int, err error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err != nil {
-		return 0, c.err
+	if out := c.next(p); out != nil {
+		n, err = c.Conn.Write(out)
+		n, err = c.wrote(p, n, err)
+	} else if n, err = len(p), c.err; err != nil {
+		n = 0
 	}
-	before := c.frames
-	if c.frames.follow(p) && c.room() >= len(p) {
+	c.mu.Unlock()
+	return n, err
+}
+
+// next is what is to be written at once of what is held back and p. It is nil where p is
+// held back as well, and after an error.
+func (c *frameConn) next(p []byte) []byte {
+	if c.err != nil {
+		return nil
+	}
+	c.before = c.frames
+	more := c.frames.follow(p)
+	if c.held != nil && c.room() < len(p) && !c.release() {
+		return nil
+	}
+	switch {
+	case more && c.room() >= len(p):
 		c.hold(p)
 		c.since = time.Now()
 		c.arm(holdTime)
-		return len(p), nil
+		return nil
+	case c.held == nil:
+		return p
 	}
-	n, err := c.flush(p)
+	c.hold(p)
+	return *c.held
+}
+
+// wrote is for the end of a Write of p and what was held back before.
+func (c *frameConn) wrote(p []byte, n int, err error) (int, error) {
+	if c.held != nil {
+		n -= len(*c.held) - len(p)
+		c.drop()
+	}
+	if n < 0 {
+		c.err = err // there is no going on
+		return 0, err
+	}
 	if n < len(p) { // and the rest is written again, if anything is
-		c.frames = before
+		c.frames = c.before
 		c.frames.follow(p[:n])
 	}
 	return n, err
+}
+
+// release writes what is held back, and reports whether it could.
+func (c *frameConn) release() bool {
+	_, c.err = c.Conn.Write(*c.held)
+	c.drop()
+	return c.err == nil
+}
+
+// drop forgets what was held back.
+func (c *frameConn) drop() {
+	giveBack(c.held)
+	c.held = nil
 }
 
 // room is for how much more may be held back.
@@ -103,44 +150,18 @@ func (c *frameConn) hold(p []byte) {
 	if small := c.held; len(*small)+len(p) > cap(*small) {
 		c.held = holds.Get().(*[]byte)
 		*c.held = append(*c.held, *small...)
-		release(small)
+		giveBack(small)
 	}
 	*c.held = append(*c.held, p...)
 }
 
-func release(b *[]byte) {
+func giveBack(b *[]byte) {
 	*b = (*b)[:0]
 	if cap(*b) == maxHeld {
 		holds.Put(b)
 		return
 	}
 	smallHolds.Put(b)
-}
-
-// flush writes what is held back and p, and returns how much of p was written.
-func (c *frameConn) flush(p []byte) (int, error) {
-	if c.held == nil {
-		return c.Conn.Write(p)
-	}
-	held := len(*c.held)
-	var n int
-	var err error
-	if len(p) <= c.room() {
-		c.hold(p)
-		n, err = c.Conn.Write(*c.held)
-	} else {
-		both := net.Buffers{*c.held, p}
-		var m int64
-		m, err = both.WriteTo(c.Conn)
-		n = int(m)
-	}
-	release(c.held)
-	c.held = nil
-	if n < held {
-		c.err = err // there is no going on
-		return 0, err
-	}
-	return n - held, err
 }
 
 // arm has the timer look at what is held back, unless it will. It is not stopped when
@@ -168,8 +189,7 @@ func (c *frameConn) look() {
 		c.arm(left)
 		return
 	}
-	if _, err := c.flush(nil); err != nil {
-		c.err = err
+	if !c.release() {
 		_ = c.Conn.Close() // which tells whoever reads
 	}
 }
