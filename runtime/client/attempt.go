@@ -4,9 +4,11 @@ import (
 	"context"
 	"time"
 
+	"github.com/protomicro/micro/runtime/codec"
 	"github.com/protomicro/micro/runtime/rpc"
 	"github.com/protomicro/micro/runtime/selector"
 	"github.com/protomicro/micro/runtime/status"
+	"github.com/protomicro/micro/runtime/transport"
 )
 
 // An Attempt is one sending of a call.
@@ -97,10 +99,18 @@ func (c *Client) tryOnce(ctx context.Context, call *Call, t *target, i int) (r r
 	if err == nil {
 		r.answered = true
 		err = call.accept(reply, f, f.request.Seq, call.Response)
+		if rc, ok := conn.(transport.Recycler); ok && err == nil && call.ownsAnswer() {
+			f.response = codec.Response{}
+			rc.Recycle(reply)
+		}
 	}
 	r.err = err
 	return r
 }
+
+// ownsAnswer reports whether nothing that came with the response refers to its frame.
+// Metadata does; a message never.
+func (c *Call) ownsAnswer() bool { return c.ResponseMetadata.Len()+c.ResponseTrailer.Len() == 0 }
 
 // judge completes r. ctx is the call's; expired says that the bound of the attempt has
 // passed.

@@ -188,6 +188,20 @@ type unaryCall struct{ request }
 func (c *unaryCall) Receive(msg proto.Message) error { return c.receiveOne(msg) }
 func (c *unaryCall) Send(msg proto.Message) error    { return c.sendOne(msg) }
 
+// recycle gives the memory of the request back, where nothing can refer to it: metadata
+// does, which a goroutine may have that the handler left; a decoded message never; and of
+// a method that is not registered here, what comes of the message is not known.
+func (c *unaryCall) recycle(req *transport.Request, reply transport.Replier) {
+	rc, ok := reply.(transport.Recycler)
+	if !ok || c.req.Metadata.Len() > 0 || c.method.resolved || !c.received.Load() {
+		return
+	}
+	c.req = codec.Request{}
+	m := req.Message
+	req.Message = transport.Message{}
+	rc.Recycle(m)
+}
+
 // A streamCall has any number of messages on one side or on both. Where a side has
 // one message, it travels as that of a unary call does: with the request, or with
 // the outcome.

@@ -56,6 +56,7 @@ func (d *dispatcher) serveUnary(ctx context.Context, req *transport.Request, rep
 	if d.admit(ctx, &call.request, req, reply, true, now) {
 		d.serve(ctx, req, &call.request, call, reply, now)
 		d.load.end(req, call.method, now)
+		call.recycle(req, reply)
 	}
 }
 

@@ -286,6 +286,15 @@ type Replier interface {
 	Reject(code status.Code, message string) error
 }
 
+// A Recycler has the memory of messages again. It is for a [Conn] and for a [Replier];
+// implementing it is optional.
+type Recycler interface {
+	// Recycle takes back the body of a reply that the Conn's Call returned, or of the
+	// request that the Replier answers, once it has. Nothing may refer to that memory any
+	// more. It need not be called: the memory is the garbage collector's then.
+	Recycle(m Message)
+}
+
 // A Listener is a running server of one transport.
 type Listener interface {
 	// Address is this listener's own, to be put into a registry.

@@ -1,13 +1,13 @@
 package http
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"io"
 	nethttp "net/http"
 	"net/http/httptrace"
+	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -20,7 +20,7 @@ import (
 type peer struct {
 	transport *Transport
 	addr      transport.Address
-	base      string // of URLs
+	base      *url.URL // of those of requests
 	closed    atomic.Bool
 }
 
@@ -58,8 +58,13 @@ type attempt struct {
 
 type attemptKey struct{}
 
+// follow is for a request that a doer makes.
 func (a *attempt) follow(ctx context.Context) context.Context {
-	return httptrace.WithClientTrace(context.WithValue(ctx, attemptKey{}, a), &httptrace.ClientTrace{
+	return a.trace(context.WithValue(ctx, attemptKey{}, a))
+}
+
+func (a *attempt) trace(ctx context.Context) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GetConn: func(string) { a.sent.Store(false) },
 		WroteHeaders: func() {
 			a.sent.Store(true)
@@ -84,6 +89,9 @@ func (p *peer) failure(ctx context.Context, a *attempt, err error) *status.Error
 	return e
 }
 
+// Recycle implements [transport.Recycler].
+func (p *peer) Recycle(m transport.Message) { recycle(m.Body) }
+
 // A conn speaks the native protocol.
 type conn struct {
 	peer
@@ -95,12 +103,13 @@ func (c *conn) Call(ctx context.Context, req transport.Message) (transport.Messa
 	}
 	defer c.transport.leave()
 	var a attempt
-	// The body may still be read when RoundTrip has returned, and is the caller's.
-	r, err := nethttp.NewRequestWithContext(a.follow(ctx), nethttp.MethodPost, c.base+pathCall, bytes.NewReader(bytes.Clone(req.Body)))
+	body := lent{b: req.Body}
+	defer body.end()
+	r, err := c.request(a.trace(ctx), pathCall, &body)
 	if err != nil {
-		return transport.Message{}, status.Errorf(status.Internal, "%s: %v", c.addr, err).WithCause(transport.ErrNotStarted)
+		return transport.Message{}, err
 	}
-	r.Header.Set("Content-Type", typeMessage)
+	r.Header[headerContentType] = onlyMessage
 	putHeader(r.Header, req.Header)
 	res, err := c.transport.client.RoundTrip(r)
 	if err != nil {
@@ -163,7 +172,7 @@ func (c *conn) Open(ctx context.Context, req transport.Message) (transport.Clien
 
 	var a attempt
 	opening := append(binary.BigEndian.AppendUint32(nil, uint32(len(req.Body))), req.Body...)
-	r, err := nethttp.NewRequestWithContext(a.follow(rctx), nethttp.MethodPost, c.base+pathStream, newBody(link.outbox, opening))
+	r, err := nethttp.NewRequestWithContext(a.follow(rctx), nethttp.MethodPost, c.base.String()+pathStream, newBody(link.outbox, opening))
 	if err != nil {
 		client.Fail(status.Errorf(status.Internal, "%s: %v", c.addr, err).WithCause(transport.ErrNotStarted))
 		link.finished()

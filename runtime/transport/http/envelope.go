@@ -44,7 +44,7 @@ func encodingOf(m transport.Message) *encoding {
 // request is the frame of a request whose message is encoded already.
 func (e *encoding) request(req *codec.Request, payload []byte) ([]byte, error) {
 	if e == encodingProto {
-		return e.AppendRequest(nil, req, encoded(payload))
+		return e.AppendRequest(room(len(req.Procedure)+len(payload)), req, encoded(payload))
 	}
 	return e.inJSON(payload, "[{}]}", 1, func(dst []byte) ([]byte, error) { return e.AppendRequest(dst, req, &emptypb.Empty{}) })
 }
@@ -55,10 +55,19 @@ func (e *encoding) response(res *codec.Response, payload []byte) ([]byte, error)
 	case res.Err != nil:
 		return e.AppendResponse(nil, res, nil)
 	case e == encodingProto:
-		return e.AppendResponse(nil, res, encoded(payload))
+		return e.AppendResponse(room(len(payload)), res, encoded(payload))
 	}
 	return e.inJSON(payload, `"result":{}`, len(`"result":`),
 		func(dst []byte) ([]byte, error) { return e.AppendResponse(dst, res, &emptypb.Empty{}) })
+}
+
+// room is for a frame with n bytes of what is known, and an envelope without metadata.
+func room(n int) []byte {
+	n += 64
+	if b := recycled(int64(n)); cap(b) >= n {
+		return b
+	}
+	return make([]byte, 0, n)
 }
 
 // encoded is a message that encodes as the bytes given: to protobuf, they are fields

@@ -81,11 +81,11 @@ func (x *exchange) unary(ctx context.Context, req *connect.Request[message]) (*c
 	if err != nil {
 		return nil, err
 	}
-	a, ok := x.listener.call(ctx, m)
+	a, err := x.listener.call(ctx, m)
 	_ = controlOf(ctx).SetWriteDeadline(time.Now().Add(x.listener.transport.cfg.ReadTimeout))
 	switch {
-	case !ok:
-		return nil, ctx.Err() // connect knows which
+	case err != nil:
+		return nil, err // connect knows which
 	case a.refusal != nil:
 		return nil, toConnect(status.New(a.refusal.Code, a.refusal.Message))
 	}

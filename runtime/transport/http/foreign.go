@@ -54,7 +54,7 @@ func (c *foreignConn) client(procedure string, enc *encoding) *connect.Client[me
 		return cl.(*connect.Client[message, message])
 	}
 	options := append([]connect.ClientOption{connect.WithCodec(passThrough{enc.name, enc})}, c.options...)
-	cl, _ := c.clients.LoadOrStore(key, connect.NewClient[message, message](doer{c.transport.client}, c.base+"/"+procedure, options...))
+	cl, _ := c.clients.LoadOrStore(key, connect.NewClient[message, message](doer{c.transport.client}, c.base.String()+"/"+procedure, options...))
 	return cl.(*connect.Client[message, message])
 }
 
@@ -88,16 +88,14 @@ func (c *foreignConn) parse(m transport.Message, req *codec.Request) (*encoding,
 	return enc, nil
 }
 
-// timeLimit is ctx with the deadline that the request states.
-func timeLimit(ctx context.Context, req *codec.Request) (context.Context, context.CancelFunc) {
+// timeLimit is the deadline that the request states, where ctx has none before it.
+func timeLimit(ctx context.Context, req *codec.Request) (time.Time, bool) {
 	if req.Timeout <= 0 {
-		return context.WithCancel(ctx)
+		return time.Time{}, false
 	}
 	deadline := time.Now().Add(req.Timeout)
-	if d, ok := ctx.Deadline(); ok && !d.After(deadline) {
-		return context.WithCancel(ctx)
-	}
-	return context.WithDeadline(ctx, deadline)
+	d, ok := ctx.Deadline()
+	return deadline, !ok || d.After(deadline)
 }
 
 func (c *foreignConn) Call(ctx context.Context, m transport.Message) (transport.Message, error) {
@@ -110,8 +108,11 @@ func (c *foreignConn) Call(ctx context.Context, m transport.Message) (transport.
 		return transport.Message{}, err
 	}
 	defer c.transport.leave()
-	ctx, cancel := timeLimit(ctx, &req)
-	defer cancel()
+	if deadline, ok := timeLimit(ctx, &req); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline)
+		defer cancel()
+	}
 	if c.transport.cfg.Protocol == Connect && !c.transport.cfg.Gzip && len(req.Payload) <= c.transport.cfg.MaxMessage {
 		return c.callPlain(ctx, enc, &req)
 	}
@@ -128,6 +129,8 @@ func (c *foreignConn) callForeign(ctx context.Context, enc *encoding, req *codec
 	out := connect.NewRequest(&message{body: bytes.Clone(req.Payload)})
 	toHeader(out.Header(), req.Metadata)
 	answer := codec.Response{Tag: req.Tag}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	call, info := connect.NewClientContext(a.follow(ctx))
 	res, err := c.client(req.Procedure, enc).CallUnary(call, out)
 	if err != nil {

@@ -58,7 +58,11 @@ func (c *foreignConn) Open(ctx context.Context, m transport.Message) (transport.
 			WithCause(transport.ErrNotStarted)
 	}
 	s := &foreignStream{conn: c, kind: spec.Kind, enc: enc, tag: req.Tag, ready: make(chan struct{})}
-	s.ctx, s.cancel = timeLimit(ctx, &req)
+	if deadline, ok := timeLimit(ctx, &req); ok {
+		s.ctx, s.cancel = context.WithDeadline(ctx, deadline)
+	} else {
+		s.ctx, s.cancel = context.WithCancel(ctx)
+	}
 	result := make(chan error, 2)
 	s.made.onSent = func() { offer(result, nil) }
 	s.made.onFailed = func(err error) { offer(result, err) }

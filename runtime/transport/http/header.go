@@ -25,6 +25,9 @@ const (
 	headerOffer      = "Micro-Offer"
 )
 
+// onlyMessage is a header's value, which is shared and not to be changed.
+var onlyMessage = []string{typeMessage}
+
 // putHeader puts a message's header into one of HTTP.
 func putHeader(h nethttp.Header, m transport.Header) {
 	for key, values := range m {

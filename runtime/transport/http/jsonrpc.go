@@ -57,9 +57,10 @@ func (l *listener) serveJSONRPC(w nethttp.ResponseWriter, r *nethttp.Request) {
 	}
 	defer l.leave()
 	rc := nethttp.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Now().Add(l.transport.cfg.ReadTimeout)) // both kinds of connections can
+	reading := newPatience(rc, l.transport.cfg.ReadTimeout)
 	limit := l.transport.cfg.MaxMessage
 	body, err := readAll(r.Body, r.ContentLength, limit, trusted)
+	reading.end()
 	switch {
 	case err == nil:
 	case errors.Is(err, errTooLarge):
@@ -72,16 +73,14 @@ func (l *listener) serveJSONRPC(w nethttp.ResponseWriter, r *nethttp.Request) {
 	default:
 		return // the client has gone
 	}
-	_ = rc.SetReadDeadline(time.Time{})
-
 	frame, refused := l.withHeader(body, r.Header)
 	if refused != nil {
 		l.writeAnswer(w, jsonerror.Answer(body, refused))
 		return
 	}
-	a, ok := l.call(transport.WithPeer(r.Context(), peerOf(r)), transport.Message{Header: jsonrpcHeader, Body: frame})
+	a, err := l.call(transport.WithPeer(r.Context(), peerOf(r)), transport.Message{Header: jsonrpcHeader, Body: frame})
 	switch {
-	case !ok: // nobody is there to hear of it
+	case err != nil: // nobody is there to hear of it
 	case a.refusal != nil:
 		l.writeAnswer(w, jsonerror.Answer(body, status.New(a.refusal.Code, a.refusal.Message)))
 	default:
@@ -103,11 +102,11 @@ func (l *listener) withHeader(body []byte, h nethttp.Header) ([]byte, *status.Er
 	c := jsonrpc.New().(codec.Batcher)
 	requests, err := c.SplitBatch(body)
 	if err != nil {
-		return body, nil //nolint:nilerr // the handler finds the same, and says so
+		return bytes.Clone(body), nil //nolint:nilerr // the handler finds the same, and says so
 	}
 	var frame []byte
 	if requests == nil {
-		frame = jsonrpc.WithMetadata(body, md)
+		frame = jsonrpc.WithMetadata(bytes.Clone(body), md) // as body is looked at when the frame may be recycled
 	} else {
 		size := 0
 		for i, r := range requests {

@@ -172,15 +172,33 @@ func (l *listener) finish(ready chan<- struct{}) {
 	close(l.done)
 }
 
-// A place is where the answer to one call is waited for.
+// A place is where the answer to one call is waited for. Places are used again and again.
 type place struct {
 	id     uint64
 	answer chan answer // has room for the one answer
+	body   []byte      // of the answer
+	plain  plainAnswer
+}
+
+var places = sync.Pool{New: func() any { return &place{answer: make(chan answer, 1)} }}
+
+// keepBody bounds the memory that stays in the pool for one place.
+const keepBody = 1<<20 + 64<<10
+
+// free gives the place back, once its answer has been taken and written as a whole: after
+// an error, net/http may still be at it.
+func (p *place) free() {
+	if cap(p.body) > keepBody {
+		p.body = nil
+	}
+	p.plain.forget()
+	places.Put(p)
 }
 
 type answer struct {
-	message transport.Message
+	message transport.Message // its body is the place's
 	refusal *serving.Refusal
+	place   *place
 }
 
 func (p *place) hash() uint64 { return p.id }
@@ -190,7 +208,9 @@ func (l *listener) Reply(to *place, m transport.Message) error {
 	if err := check("reply", m, l.transport.cfg.MaxMessage); err != nil {
 		return err
 	}
-	to.answer <- answer{message: transport.Message{Header: m.Header, Body: bytes.Clone(m.Body)}}
+	to.body = append(to.body[:0], m.Body...)
+	to.plain.take(to.body, l.transport.cfg.GzipMinSize)
+	to.answer <- answer{message: transport.Message{Header: m.Header, Body: to.body}}
 	return nil
 }
 
@@ -199,6 +219,9 @@ func (l *listener) Refuse(to *place, r serving.Refusal) error {
 	to.answer <- answer{refusal: &r}
 	return nil
 }
+
+// Recycle implements [transport.Recycler].
+func (l *listener) Recycle(m transport.Message) { recycle(m.Body) }
 
 // check refuses a message that is not to be sent.
 func check(what string, m transport.Message, limit int) error {
@@ -219,17 +242,23 @@ func peerOf(r *nethttp.Request) *transport.Peer {
 	return &transport.Peer{Address: r.RemoteAddr, TLS: r.TLS}
 }
 
-// call has the handler answer a request. The handler's context has ctx's values. ok is
-// false where ctx ended before.
-func (l *listener) call(ctx context.Context, m transport.Message) (a answer, ok bool) {
-	p := &place{id: l.lastID.Add(1), answer: make(chan answer, 1)}
+// call has the handler answer a request. The handler's context has ctx's values. The error
+// is that of ctx where it ended before.
+func (l *listener) call(ctx context.Context, m transport.Message) (answer, error) {
+	return l.callAt(ctx, places.Get().(*place), m)
+}
+
+// callAt is call with a place that knows what to make of the answer.
+func (l *listener) callAt(ctx context.Context, p *place, m transport.Message) (answer, error) {
+	p.id = l.lastID.Add(1)
 	l.calls.DeliverIn(context.WithoutCancel(ctx), p, m)
 	select {
-	case a = <-p.answer:
-		return a, true
+	case a := <-p.answer:
+		a.place = p
+		return a, nil
 	case <-ctx.Done():
 		l.calls.Cancel(p)
-		return a, false
+		return answer{}, ctx.Err()
 	}
 }
 

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"io"
 	nethttp "net/http"
+	"slices"
+	"strconv"
+	"sync"
 	"time"
 
 	"github.com/protomicro/micro/runtime/status"
@@ -48,8 +51,8 @@ func (l *listener) serveCall(w nethttp.ResponseWriter, r *nethttp.Request) {
 		putRefusal(w, *refusal)
 		return
 	}
-	a, ok := l.call(transport.WithPeer(r.Context(), peerOf(r)), m)
-	if !ok {
+	a, err := l.call(transport.WithPeer(r.Context(), peerOf(r)), m)
+	if err != nil {
 		return // nobody is there to hear of it
 	}
 	_ = rc.SetWriteDeadline(time.Now().Add(l.transport.cfg.ReadTimeout))
@@ -57,9 +60,27 @@ func (l *listener) serveCall(w nethttp.ResponseWriter, r *nethttp.Request) {
 		putRefusal(w, *a.refusal)
 		return
 	}
-	w.Header().Set("Content-Type", typeMessage)
-	putHeader(w.Header(), a.message.Header)
-	_, _ = w.Write(a.message.Body) // a client that misses it says so
+	h := w.Header()
+	h[headerContentType] = onlyMessage
+	h[headerContentLength] = []string{strconv.Itoa(len(a.message.Body))}
+	putHeader(h, a.message.Header)
+	if err := writeBody(w, a.message.Body); err == nil { // a client that misses it says so
+		a.place.free()
+	}
+}
+
+// writeBody writes all that a response has. net/http keeps a small rest until the handler
+// returns, and the end of the response goes with it.
+func writeBody(w io.Writer, b []byte) error {
+	const keeps = 4 << 10
+	if rest := len(b) % fullFrame; len(b) > fullFrame && rest <= keeps {
+		if _, err := w.Write(b[:len(b)-rest]); err != nil {
+			return err
+		}
+		b = b[len(b)-rest:]
+	}
+	_, err := w.Write(b)
+	return err
 }
 
 // readBody reads the body of a call's request.
@@ -88,31 +109,109 @@ const trusted = 128 << 10
 // readAll reads a body of a length that is known or, with -1, is not. Beyond what is
 // trusted, memory is taken for what comes and not for what is announced.
 func readAll(r io.Reader, length int64, limit, trusted int) ([]byte, error) {
+	s := scratch{b: recycled(length)}
+	return s.read(r, length, limit, trusted)
+}
+
+// leastRecycled is how large a body is whose memory is worth being used again.
+const leastRecycled = 4 << 10
+
+// recycled is memory for a body that has an owner, nil for none that fits.
+func recycled(length int64) []byte {
+	if length < leastRecycled {
+		return nil
+	}
+	s := bodies.Get().(*scratch)
+	b := s.b
+	if s.b = nil; int64(cap(b)) > 4*length { // of which too much were kept
+		s.b, b = b, nil
+		bodies.Put(s)
+		return nil
+	}
+	shells.Put(s)
+	return b[:0]
+}
+
+// recycle has the memory of a body that nobody refers to any more.
+func recycle(b []byte) {
+	if cap(b) < leastRecycled || cap(b) > keepBody {
+		return
+	}
+	s := shells.Get().(*scratch)
+	s.b = b
+	bodies.Put(s)
+}
+
+// bodies have memory, shells none.
+var bodies, shells = newScratches(), newScratches()
+
+func newScratches() *sync.Pool { return &sync.Pool{New: func() any { return new(scratch) }} }
+
+// A scratch is memory for a body that is not kept.
+type scratch struct{ b []byte }
+
+var scratches = newScratches()
+
+// free gives it back, with what was read.
+func (s *scratch) free() {
+	if cap(s.b) > keepBody {
+		s.b = nil
+	}
+	scratches.Put(s)
+}
+
+// read is readAll into the scratch.
+func (s *scratch) read(r io.Reader, length int64, limit, trusted int) ([]byte, error) {
 	if length > int64(limit) || limit < 0 {
 		return nil, errTooLarge
 	}
 	if length < 0 {
-		b, err := io.ReadAll(io.LimitReader(r, int64(limit)+1))
-		if err == nil && len(b) > limit {
-			err = errTooLarge
-		}
-		return b, err
+		return s.readToEnd(r, limit)
 	}
-	b := make([]byte, min(length, int64(trusted)))
+	s.room(int(min(length, int64(max(trusted, cap(s.b))))))
 	for n := 0; ; {
-		m, err := io.ReadFull(r, b[n:])
+		m, err := io.ReadFull(r, s.b[n:])
 		n += m
 		switch {
 		case errors.Is(err, io.EOF) && n > 0:
-			return b[:n], io.ErrUnexpectedEOF
+			return s.b[:n], io.ErrUnexpectedEOF
 		case err != nil:
-			return b[:n], err
+			return s.b[:n], err
 		case int64(n) == length:
-			return b, nil
+			return s.b, nil
 		}
-		longer := make([]byte, min(length, 4*int64(n)))
-		copy(longer, b)
-		b = longer
+		s.room(int(min(length, 4*int64(n))))
+	}
+}
+
+// room makes b n bytes long, and keeps what is in it.
+func (s *scratch) room(n int) {
+	if n <= cap(s.b) {
+		s.b = s.b[:n]
+		return
+	}
+	longer := make([]byte, n)
+	copy(longer, s.b)
+	s.b = longer
+}
+
+// leastRead is how much memory there is at first for a body of which no length is known.
+const leastRead = 512
+
+func (s *scratch) readToEnd(r io.Reader, limit int) ([]byte, error) {
+	s.b = s.b[:0]
+	for {
+		s.b = slices.Grow(s.b, max(1, leastRead-len(s.b)))
+		n, err := r.Read(s.b[len(s.b):cap(s.b)])
+		s.b = s.b[:len(s.b)+n]
+		switch {
+		case len(s.b) > limit:
+			return s.b[:limit], errTooLarge
+		case errors.Is(err, io.EOF):
+			return s.b, nil
+		case err != nil:
+			return s.b, err
+		}
 	}
 }
 

@@ -27,10 +27,11 @@ const maxConnectTimeout = 9_999_999_999 * time.Millisecond
 // callPlain makes a call of Connect.
 func (c *foreignConn) callPlain(ctx context.Context, enc *encoding, req *codec.Request) (transport.Message, error) {
 	var a attempt
-	// The body may still be read when the call has ended, and is the caller's.
-	r, err := nethttp.NewRequestWithContext(a.follow(ctx), nethttp.MethodPost, c.base+"/"+req.Procedure, bytes.NewReader(bytes.Clone(req.Payload)))
+	body := lent{b: req.Payload}
+	defer body.end()
+	r, err := c.request(a.trace(ctx), "/"+req.Procedure, &body)
 	if err != nil {
-		return transport.Message{}, status.Errorf(status.Internal, "%s: %v", c.addr, err).WithCause(transport.ErrNotStarted)
+		return transport.Message{}, err
 	}
 	toHeader(r.Header, req.Metadata)
 	r.Header[headerContentType] = enc.contentType
@@ -48,7 +49,9 @@ func (c *foreignConn) callPlain(ctx context.Context, enc *encoding, req *codec.R
 		return c.callForeign(context.WithValue(ctx, responseKey{}, res), enc, req)
 	}
 	defer func() { _ = res.Body.Close() }() // it has nothing to add
-	payload, err := c.readPayload(res)
+	scratch := scratches.Get().(*scratch)
+	defer scratch.free()
+	payload, err := c.readPayload(res, scratch)
 	switch {
 	case errors.Is(err, errTooLarge):
 		return transport.Message{}, status.Remote(status.ResourceExhausted, "the response from "+string(c.addr)+" is larger than the client takes", nil)
@@ -71,28 +74,57 @@ func isPlain(res *nethttp.Response, enc *encoding) bool {
 		(len(ce) == 0 || len(ce) == 1 && (ce[0] == "identity" || ce[0] == encodingGzip))
 }
 
-// readPayload reads a response that is plain.
-func (c *foreignConn) readPayload(res *nethttp.Response) ([]byte, error) {
+// readPayload reads a response that is plain, into into.
+func (c *foreignConn) readPayload(res *nethttp.Response, into *scratch) ([]byte, error) {
 	limit := c.transport.cfg.MaxReceive
 	ce := res.Header[headerContentEncoding]
 	if len(ce) == 0 || ce[0] != encodingGzip {
-		return readAll(res.Body, res.ContentLength, limit, limit)
+		return into.read(res.Body, res.ContentLength, limit, limit)
 	}
-	z, _ := unzippers.Get().(*gzip.Reader)
-	if z == nil {
-		z = new(gzip.Reader)
-	}
-	defer unzippers.Put(z)
-	switch err := z.Reset(res.Body); {
+	z := unzippers.Get().(*unzipper)
+	defer z.free()
+	switch err := z.open(res.Body, res.ContentLength); {
 	case errors.Is(err, io.EOF): // connect's library takes no bytes for no message, compressed or not
 		return nil, nil
 	case err != nil:
 		return nil, err
 	}
-	return readAll(z, -1, limit, 0)
+	return into.read(&z.Reader, -1, limit, 0)
 }
 
-var unzippers sync.Pool // of *gzip.Reader
+// An unzipper reads what is compressed.
+type unzipper struct {
+	gzip.Reader
+	raw scratch
+	in  bytes.Reader
+}
+
+var unzippers = sync.Pool{New: func() any { return new(unzipper) }}
+
+// rawSize is how long a compressed body may be that is read at once. gzip would have a
+// buffer to read one in pieces.
+const rawSize = 64 << 10
+
+// open begins to read a body of a length that is known or, with -1, is not.
+func (z *unzipper) open(body io.Reader, length int64) error {
+	if length <= 0 || length > rawSize {
+		return z.Reset(body)
+	}
+	raw, err := z.raw.read(body, length, rawSize, rawSize)
+	switch {
+	case errors.Is(err, io.EOF): // and there is to be something
+		return io.ErrUnexpectedEOF
+	case err != nil:
+		return err
+	}
+	z.in.Reset(raw)
+	return z.Reset(&z.in)
+}
+
+func (z *unzipper) free() {
+	z.in.Reset(nil)
+	unzippers.Put(z)
+}
 
 // split tells the trailing metadata in a response's header from the leading.
 func split(h nethttp.Header) (header, trailer nethttp.Header) {

@@ -82,39 +82,47 @@ func plainUnaryOf(r *nethttp.Request) (u plainUnary, ok bool) {
 // servePlainUnary serves a call that is plain and counted in.
 func (l *listener) servePlainUnary(w nethttp.ResponseWriter, r *nethttp.Request, procedure string, u plainUnary) {
 	ctx := transport.WithPeer(r.Context(), peerOf(r))
+	var deadline time.Time
 	if u.bounded {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, u.timeout)
-		defer cancel()
+		deadline = time.Now().Add(u.timeout)
 	}
 	rc := nethttp.NewResponseController(w)
 	reading := newPatience(rc, l.transport.cfg.ReadTimeout)
-	body, err := readAll(r.Body, r.ContentLength, l.transport.cfg.MaxReceive, trusted)
+	scratch := scratches.Get().(*scratch)
+	defer scratch.free()
+	body, err := scratch.read(r.Body, r.ContentLength, l.transport.cfg.MaxReceive, trusted)
 	reading.end()
 	if err != nil {
 		l.writeError(w, r, l.notArrived(ctx, err))
 		return
 	}
-	m, fault := u.message(ctx, procedure, r.Header, body)
+	m, fault := u.message(deadline, procedure, r.Header, body)
 	if fault != nil {
 		l.writeError(w, r, fault)
 		return
 	}
-	a, ok := l.call(ctx, m)
+	if u.bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline)
+		defer cancel()
+	}
+	p := places.Get().(*place)
+	p.plain.encoding, p.plain.gzip = u.encoding, acceptsGzip(r.Header)
+	a, err := l.callAt(ctx, p, m)
 	_ = rc.SetWriteDeadline(time.Now().Add(l.transport.cfg.ReadTimeout)) // both kinds of connections can
 	switch {
-	case !ok:
-		l.writeError(w, r, status.New(status.CodeOf(ctx.Err()), ctx.Err().Error()))
+	case err != nil:
+		l.writeError(w, r, status.New(status.CodeOf(err), err.Error()))
 		return
 	case a.refusal != nil:
 		l.writeError(w, r, status.New(a.refusal.Code, a.refusal.Message))
 		return
 	}
-	var res codec.Response
-	if err := u.ParseResponse(a.message.Body, &res); err != nil {
+	if p.plain.err != nil {
 		l.writeError(w, r, status.New(status.Internal, "the handler's answer is malformed"))
 		return
 	}
+	res := &p.plain.response
 	h := w.Header()
 	toHeader(h, res.Metadata)
 	toTrailers(h, res.Trailer)
@@ -125,14 +133,14 @@ func (l *listener) servePlainUnary(w nethttp.ResponseWriter, r *nethttp.Request,
 	h[headerContentType] = u.contentType
 	h[headerAcceptEncoding] = onlyGzip
 	payload := res.Payload
-	if len(payload) >= l.transport.cfg.GzipMinSize && acceptsGzip(r.Header) {
-		z := compress(payload)
-		defer zipped.Put(z)
+	if p.plain.zipped.Len() > 0 {
 		h[headerContentEncoding] = onlyGzip
-		payload = z.Bytes()
+		payload = p.plain.zipped.Bytes()
 	}
 	h[headerContentLength] = []string{strconv.Itoa(len(payload))}
-	_, _ = w.Write(payload) // a client that misses it says so
+	if err := writeBody(w, payload); err == nil { // a client that misses it says so
+		a.place.free() // after an error, net/http may still be at it
+	}
 }
 
 // notArrived is what a body comes to that cannot be read.
@@ -147,9 +155,9 @@ func (l *listener) notArrived(ctx context.Context, err error) *status.Error {
 }
 
 // message is the request as the handler gets it.
-func (u plainUnary) message(ctx context.Context, procedure string, h nethttp.Header, body []byte) (transport.Message, *status.Error) {
+func (u plainUnary) message(deadline time.Time, procedure string, h nethttp.Header, body []byte) (transport.Message, *status.Error) {
 	req := codec.Request{Tag: codec.Tag{Seq: 1}, Procedure: procedure}
-	if deadline, ok := ctx.Deadline(); ok {
+	if !deadline.IsZero() {
 		req.Timeout = max(time.Until(deadline), 1)
 	}
 	if err := fromHeader(&req.Metadata, h); err != nil {
@@ -188,27 +196,43 @@ func acceptsGzip(h nethttp.Header) bool {
 	return false
 }
 
-// zipped are buffers for what has been compressed, and their compressors.
-var zipped = sync.Pool{New: func() any {
-	z := new(zipper)
-	z.to = gzip.NewWriter(&z.Buffer)
-	return z
-}}
-
-type zipper struct {
-	bytes.Buffer
-	to *gzip.Writer
+// A plainAnswer is what the answer to a plain call comes to. That is found out, and the
+// message compressed, where the handler answers: on a goroutine whose stack has grown to
+// what it takes.
+type plainAnswer struct {
+	*encoding // nil for an answer to another call
+	gzip      bool
+	response  codec.Response
+	err       error        // of reading it
+	zipped    bytes.Buffer // its message, where that is to be compressed
 }
 
-// compress is b compressed; it is to be put back into zipped.
-func compress(b []byte) *zipper {
-	z := zipped.Get().(*zipper)
-	z.Reset()
-	z.to.Reset(&z.Buffer)
-	_, _ = z.to.Write(b) // to memory, which does not fail
-	_ = z.to.Close()     // likewise
-	return z
+// take reads a frame, which the response refers to.
+func (a *plainAnswer) take(frame []byte, minSize int) {
+	if a.encoding == nil {
+		return
+	}
+	a.err = a.ParseResponse(frame, &a.response)
+	if a.err != nil || a.response.Err != nil || !a.gzip || len(a.response.Payload) < minSize {
+		return
+	}
+	z := zippers.Get().(*gzip.Writer)
+	z.Reset(&a.zipped)
+	_, _ = z.Write(a.response.Payload) // to memory, which does not fail
+	_ = z.Close()                      // likewise
+	zippers.Put(z)
 }
+
+// forget makes a ready for another answer.
+func (a *plainAnswer) forget() {
+	zipped := a.zipped
+	if zipped.Reset(); zipped.Cap() > keepBody {
+		zipped = bytes.Buffer{}
+	}
+	*a = plainAnswer{zipped: zipped}
+}
+
+var zippers = sync.Pool{New: func() any { return gzip.NewWriter(nil) }}
 
 // A patience bounds the reading of a request's body. It is a timer, since a deadline is
 // something that net/http tells the goroutine of an HTTP/2 connection, when it is set and

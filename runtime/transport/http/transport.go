@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	nethttp "net/http"
+	"net/url"
 	"sync"
 	"time"
 
@@ -104,10 +105,16 @@ func (t *Transport) newClient() *nethttp.Transport {
 	c := &nethttp.Transport{
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			conn, err := dialer.DialContext(ctx, network, addr)
-			if err != nil || t.wrap == nil {
-				return conn, err
+			if err != nil {
+				return nil, err
 			}
-			return t.wrap(conn), nil
+			if t.wrap != nil {
+				conn = t.wrap(conn)
+			}
+			if !t.cfg.secure() && !t.cfg.HTTP1 {
+				conn = dialled(conn)
+			}
+			return conn, nil
 		},
 		TLSHandshakeTimeout:    dialTimeout,
 		IdleConnTimeout:        t.cfg.IdleTimeout,
@@ -272,14 +279,18 @@ func (t *Transport) bind(ctx context.Context, former string) (net.Listener, erro
 	return t.wrapped(l), nil
 }
 
+// wrapped has tests get at connections.
 func (t *Transport) wrapped(l net.Listener) net.Listener {
-	if t.wrap == nil {
-		return l
+	if t.wrap != nil {
+		l = wrappedListener{l, t.wrap}
 	}
-	return wrappedListener{l, t.wrap}
+	if !t.cfg.secure() {
+		l = wrappedListener{l, accepted}
+	}
+	return l
 }
 
-// A wrappedListener is how tests get at connections.
+// A wrappedListener is one of other connections.
 type wrappedListener struct {
 	net.Listener
 	wrap func(net.Conn) net.Conn
@@ -306,7 +317,10 @@ func (t *Transport) Dial(ctx context.Context, addr transport.Address) (transport
 	if err != nil {
 		return nil, err
 	}
-	base := t.Scheme() + "://" + host
+	base, err := url.Parse(t.Scheme() + "://" + host)
+	if err != nil {
+		return nil, status.Errorf(status.InvalidArgument, "dial: %s: %v", addr, err).WithCause(transport.ErrNotStarted)
+	}
 	if t.cfg.Protocol == Native {
 		return &conn{peer{transport: t, addr: addr, base: base}}, nil
 	}

@@ -90,6 +90,13 @@ func (c *call[K]) Reject(code status.Code, message string) error {
 	return c.once(func() error { return c.calls.answer.Refuse(c.to, r) })
 }
 
+// Recycle implements [transport.Recycler], where the listener does.
+func (c *call[K]) Recycle(m transport.Message) {
+	if rc, ok := c.calls.answer.(transport.Recycler); ok {
+		rc.Recycle(m)
+	}
+}
+
 // once lets one answer through.
 func (c *call[K]) once(answer func() error) error {
 	if !c.state.CompareAndSwap(open, sending) {
