@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -187,6 +188,26 @@ type unaryCall struct{ request }
 
 func (c *unaryCall) Receive(msg proto.Message) error { return c.receiveOne(msg) }
 func (c *unaryCall) Send(msg proto.Message) error    { return c.sendOne(msg) }
+
+// leastDetached is how large a request is whose memory is worth more than copies of its
+// metadata.
+const leastDetached = 4 << 10
+
+// detach has the metadata of a large request refer to memory of its own, where the
+// transport can use that of the request again. The handler may keep metadata.
+func (c *unaryCall) detach(req *transport.Request, reply transport.Replier) {
+	if c.req.Metadata.Len() == 0 || len(req.Body) < leastDetached || c.method.resolved {
+		return
+	}
+	if _, ok := reply.(transport.Recycler); !ok {
+		return
+	}
+	var md metadata.MD
+	for key, value := range c.req.Metadata.All() {
+		md.Add(strings.Clone(key), strings.Clone(value))
+	}
+	c.req.Metadata, c.exchange.Request = metadata.MD{}, md
+}
 
 // recycle gives the memory of the request back, where nothing can refer to it: metadata
 // does, which a goroutine may have that the handler left; a decoded message never; and of

@@ -54,6 +54,7 @@ func (d *dispatcher) ServeCall(ctx context.Context, req *transport.Request, repl
 func (d *dispatcher) serveUnary(ctx context.Context, req *transport.Request, reply transport.Replier, now time.Time) {
 	call := &unaryCall{}
 	if d.admit(ctx, &call.request, req, reply, true, now) {
+		call.detach(req, reply)
 		d.serve(ctx, req, &call.request, call, reply, now)
 		d.load.end(req, call.method, now)
 		call.recycle(req, reply)

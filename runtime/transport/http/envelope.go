@@ -9,6 +9,7 @@ import (
 	"github.com/protomicro/micro/runtime/codec"
 	"github.com/protomicro/micro/runtime/codec/jsonrpc"
 	"github.com/protomicro/micro/runtime/codec/protorpc"
+	"github.com/protomicro/micro/runtime/metadata"
 	"github.com/protomicro/micro/runtime/status"
 	"github.com/protomicro/micro/runtime/transport"
 )
@@ -44,7 +45,7 @@ func encodingOf(m transport.Message) *encoding {
 // request is the frame of a request whose message is encoded already.
 func (e *encoding) request(req *codec.Request, payload []byte) ([]byte, error) {
 	if e == encodingProto {
-		return e.AppendRequest(room(len(req.Procedure)+len(payload)), req, encoded(payload))
+		return e.AppendRequest(room(len(req.Procedure)+len(payload), req.Metadata), req, encoded(payload))
 	}
 	return e.inJSON(payload, "[{}]}", 1, func(dst []byte) ([]byte, error) { return e.AppendRequest(dst, req, &emptypb.Empty{}) })
 }
@@ -55,15 +56,25 @@ func (e *encoding) response(res *codec.Response, payload []byte) ([]byte, error)
 	case res.Err != nil:
 		return e.AppendResponse(nil, res, nil)
 	case e == encodingProto:
-		return e.AppendResponse(room(len(payload)), res, encoded(payload))
+		return e.AppendResponse(room(len(payload), res.Metadata, res.Trailer), res, encoded(payload))
 	}
 	return e.inJSON(payload, `"result":{}`, len(`"result":`),
 		func(dst []byte) ([]byte, error) { return e.AppendResponse(dst, res, &emptypb.Empty{}) })
 }
 
-// room is for a frame with n bytes of what is known, and an envelope without metadata.
-func room(n int) []byte {
-	n += 64
+// room is for a frame with n bytes of what is known, and an envelope with metadata. A frame
+// that did not fit would be copied as a whole.
+func room(n int, mds ...metadata.MD) []byte {
+	const (
+		envelope = 64
+		pair     = 16 // the tags and lengths of a key and a value
+	)
+	n += envelope
+	for _, md := range mds {
+		for key, value := range md.All() {
+			n += pair + len(key) + len(value)
+		}
+	}
 	if b := recycled(int64(n)); cap(b) >= n {
 		return b
 	}

@@ -103,14 +103,14 @@ var unzippers = sync.Pool{New: func() any { return new(unzipper) }}
 
 // rawSize is how long a compressed body may be that is read at once. gzip would have a
 // buffer to read one in pieces.
-const rawSize = 64 << 10
+const rawSize = keepBody
 
 // open begins to read a body of a length that is known or, with -1, is not.
 func (z *unzipper) open(body io.Reader, length int64) error {
 	if length <= 0 || length > rawSize {
 		return z.Reset(body)
 	}
-	raw, err := z.raw.read(body, length, rawSize, rawSize)
+	raw, err := z.raw.read(body, length, rawSize, trusted)
 	switch {
 	case errors.Is(err, io.EOF): // and there is to be something
 		return io.ErrUnexpectedEOF

@@ -216,6 +216,10 @@ func (a *plainAnswer) take(frame []byte, minSize int) {
 	if a.err != nil || a.response.Err != nil || !a.gzip || len(a.response.Payload) < minSize {
 		return
 	}
+	// What does not compress becomes a little longer. To double a buffer for that would make
+	// it one that is not kept.
+	n := len(a.response.Payload)
+	a.zipped.Grow(min(n+n/512+64, keepBody))
 	z := zippers.Get().(*gzip.Writer)
 	z.Reset(&a.zipped)
 	_, _ = z.Write(a.response.Payload) // to memory, which does not fail
