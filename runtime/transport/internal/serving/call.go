@@ -90,11 +90,21 @@ func (c *call[K]) Reject(code status.Code, message string) error {
 	return c.once(func() error { return c.calls.answer.Refuse(c.to, r) })
 }
 
-// Recycle implements [transport.Recycler], where the listener does.
-func (c *call[K]) Recycle(m transport.Message) {
-	if rc, ok := c.calls.answer.(transport.Recycler); ok {
-		rc.Recycle(m)
+// A recyclingCall is a call whose listener is a [transport.Recycler]. The handler does
+// something for that, which would be for nothing with others.
+type recyclingCall[K comparable] struct{ *call[K] }
+
+// Recycle implements [transport.Recycler].
+func (c recyclingCall[K]) Recycle(m transport.Message) {
+	c.calls.answer.(transport.Recycler).Recycle(m)
+}
+
+// replier is what the handler answers with.
+func (c *call[K]) replier() transport.Replier {
+	if _, ok := c.calls.answer.(transport.Recycler); ok {
+		return recyclingCall[K]{c} // one pointer, for which nothing is allocated
 	}
+	return c
 }
 
 // once lets one answer through.

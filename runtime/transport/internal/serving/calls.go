@@ -233,5 +233,5 @@ func (cs *Calls[K]) run(c *call[K]) {
 				slog.String("stack", string(debug.Stack())))
 		}
 	}()
-	cs.cfg.Handler.ServeCall(&c.ctx, &c.req, c)
+	cs.cfg.Handler.ServeCall(&c.ctx, &c.req, c.replier())
 }
